@@ -1,14 +1,86 @@
-"""Build the compiled core. Metadata lives in pyproject.toml."""
+"""Build the compiled core. Metadata lives in pyproject.toml.
+
+LBCORE_DEBUG=1                  bounds checks in, optimiser almost out, symbols
+LBCORE_SANITIZE=address|thread  the same under AddressSanitizer + UndefinedBehaviorSanitizer, or under ThreadSanitizer (gcc, clang)
+Each mode has its own folder under build/, so that one never reuses another's objects.
+"""
+
+import os
+import sys
+from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-DIRECTIVES = {"language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False, "auto_pickle": False, "autotestdict": False, "freethreading_compatible": True}
-FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "auto_pickle": False,
+    "autotestdict": False,
+    "freethreading_compatible": True,
+}
+CHECKS = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
 
+# The oracle in tests/ repeats every float operation in the written order: no contraction to fused multiply-add.
+RELEASE = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+DEBUG = ["-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG", "-ffp-contract=off", "-fno-math-errno"]
+SANITIZERS = {"address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "thread": ["-fsanitize=thread"]}
+MSVC = ["/O2", "/fp:precise"]
+
+NO_COMPILER = """
+lbcore needs its compiled core, and that could not be built ({error}).
+It takes a C compiler and Python's headers. Install:
+  Debian, Ubuntu   apt-get install gcc python3-dev
+  Fedora, RHEL     dnf install gcc python3-devel
+  Alpine           apk add gcc musl-dev python3-dev
+  macOS            xcode-select --install
+  Windows          "Desktop development with C++" of the Visual Studio Build Tools
+and run the same command again. If both are there, the compiler's own message stands above.
+"""
+
+
+def mode() -> str:
+    """Give the build mode that the environment asks for: release, debug, address or thread."""
+    sanitizer = os.environ.get("LBCORE_SANITIZE", "")
+    if sanitizer and sanitizer not in SANITIZERS:
+        sys.exit(f"LBCORE_SANITIZE={sanitizer}: expected one of {', '.join(SANITIZERS)}")
+    return sanitizer or ("debug" if os.environ.get("LBCORE_DEBUG", "0") not in ("", "0") else "release")
+
+
+class BuildCore(build_ext):
+    """Compile with the flags that the compiler at hand understands; say what to install when there is none."""
+
+    def build_extensions(self) -> None:
+        sanitize = SANITIZERS.get(MODE, [])
+        flags = MSVC if self.compiler.compiler_type == "msvc" else (RELEASE if MODE == "release" else DEBUG) + sanitize
+        for extension in self.extensions:
+            extension.extra_compile_args = flags
+            extension.extra_link_args = sanitize
+        # An object or module of another mode looks up to date by its time stamp.
+        self.force = self.force or MODE != "release"
+        try:
+            super().build_extensions()
+        except (CCompilerError, ExecError, PlatformError, OSError) as error:
+            sys.exit(NO_COMPILER.format(error=error))
+
+
+MODE = mode()
+SOURCES = sorted(glob("lbcore/**/*.pyx", recursive=True))
 EXTENSIONS = [
-    Extension("lbcore._fast", ["lbcore/_fast.pyx"], extra_compile_args=FLAGS),
-    Extension("lbcore._prefix", ["lbcore/_prefix.pyx"], extra_compile_args=FLAGS),
+    Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], include_dirs=["lbcore"], depends=glob("lbcore/*.h"))
+    for path in SOURCES
 ]
 
-setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES, build_dir="build"))
+setup(
+    cmdclass={"build_ext": BuildCore},
+    ext_modules=cythonize(
+        EXTENSIONS,
+        compiler_directives=DIRECTIVES if MODE == "release" else DIRECTIVES | CHECKS,
+        build_dir="build" if MODE == "release" else f"build/{MODE}",
+    ),
+)
