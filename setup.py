@@ -40,7 +40,7 @@ It takes a C compiler and Python's headers. Install:
   Alpine           apk add gcc musl-dev python3-dev
   macOS            xcode-select --install
   Windows          "Desktop development with C++" of the Visual Studio Build Tools
-and run the same command again. If both are there, the compiler's own message stands above.
+and run the same command again.
 """
 
 
@@ -66,7 +66,8 @@ class BuildCore(build_ext):
         try:
             super().build_extensions()
         except (CCompilerError, ExecError, PlatformError, OSError) as error:
-            sys.exit(NO_COMPILER.format(error=error))
+            reason = str(error) if isinstance(error, OSError) else "the compiler refused, its message stands above"
+            sys.exit(NO_COMPILER.format(error=reason))
 
 
 MODE = mode()

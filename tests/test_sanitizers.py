@@ -1,0 +1,88 @@
+"""The core's own tests again, on a core built with bounds checks and under AddressSanitizer + UndefinedBehaviorSanitizer.
+
+Each build happens in a copy of the tree, so the modules in use stay as they are. Races are hunted elsewhere, by C threads under
+ThreadSanitizer (tests/race/).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE_TESTS = sorted(path.name for name in ("fast", "table", "prefix", "picker") for path in (ROOT / "tests").glob(f"test_{name}*.py"))
+
+pytestmark = pytest.mark.sanitizer
+
+
+def copy_of_tree(folder: Path) -> Path:
+    for name in ("lbcore", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def build(folder: Path, **switches: str) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=folder, env=os.environ | switches, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def run_core_tests(folder: Path, **env: str) -> str:
+    """Run the core's tests in `folder` and give what they printed; the sanitizers end the process at their first finding."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in CORE_TESTS)]
+    env = os.environ | {"LBCORE_PROFILE": "ci", "PYTHONPATH": str(folder)} | env
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    assert " passed" in done.stdout
+    return done.stdout
+
+
+def runtime(gcc: str, *libraries: str) -> str:
+    """Give the paths of gcc's runtime libraries, for LD_PRELOAD: the interpreter itself is not instrumented."""
+    paths = [subprocess.run([gcc, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip() for name in libraries]
+    missing = [path for path in paths if not Path(path).is_absolute()]
+    if missing:
+        pytest.skip(f"needs gcc's {', '.join(missing)}")
+    return ":".join(paths)
+
+
+def test_core_under_bounds_checks(tmp_path: Path) -> None:
+    folder = copy_of_tree(tmp_path)
+    build(folder, LBCORE_DEBUG="1")
+    run_core_tests(folder)
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_of_tree(tmp_path_factory.mktemp("address"))
+    build(folder, LBCORE_SANITIZE="address", CC="gcc")
+    return folder
+
+
+@pytest.fixture
+def address_sanitizer(program: Callable[[str], str]) -> dict[str, str]:
+    # CPython and numpy never free some things; without pymalloc every object has its own red zones.
+    preload = runtime(program("gcc"), "libasan.so", "libubsan.so", "libstdc++.so")
+    options = "detect_leaks=0:abort_on_error=0:exitcode=99"
+    return {"LD_PRELOAD": preload, "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1", "PYTHONMALLOC": "malloc"}
+
+
+def test_core_under_address_and_undefined_behaviour_sanitizers(sanitized: Path, address_sanitizer: dict[str, str]) -> None:
+    run_core_tests(sanitized, **address_sanitizer)
+
+
+def test_the_address_sanitizer_is_awake(sanitized: Path, address_sanitizer: dict[str, str]) -> None:
+    read_past_the_end = "import ctypes; ctypes.CDLL(None).memcpy(ctypes.create_string_buffer(64), ctypes.create_string_buffer(8), 64)"
+    script = f"import lbcore._fast\n{read_past_the_end}"
+    env = os.environ | address_sanitizer | {"PYTHONPATH": str(sanitized)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=sanitized, env=env, capture_output=True, text=True)
+    assert done.returncode == 99
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
