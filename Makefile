@@ -7,6 +7,7 @@ DEMO_ARGS ?=
 
 BIN := .venv/bin
 CORE := $(wildcard lbcore/*.pyx lbcore/*.pxd lbcore/*.h lbcore/*/*.pyx lbcore/*/*.pxd)
+STUBBED := $(subst /,.,$(basename $(wildcard lbcore/_*.pyi lbcore/*/_*.pyi)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -30,7 +31,7 @@ check: install ## lint (ruff, cython-lint), types (mypy --strict), stubs against
 	$(BIN)/ruff check .
 	PATH=$(BIN):$$PATH cython-lint $(filter %.pyx %.pxd,$(CORE))
 	$(BIN)/mypy --strict
-	$(BIN)/stubtest lbcore._fast lbcore._prefix
+	$(BIN)/stubtest $(STUBBED)
 
 bench: install ## print every in-process row of the benchmarks (BENCH_ARGS="-k pick")
 	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CORE_TESTS = sorted(path.name for name in ("fast", "table", "prefix", "picker") for path in (ROOT / "tests").glob(f"test_{name}*.py"))
+CORE_TESTS = sorted(path.name for name in ("fast", "table", "prefix", "mmdb", "picker") for path in (ROOT / "tests").glob(f"test_{name}*.py"))
 
 pytestmark = pytest.mark.sanitizer
 
