@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CORE_TESTS = sorted(path.name for name in ("fast", "table", "prefix", "mmdb", "picker") for path in (ROOT / "tests").glob(f"test_{name}*.py"))
+CORE = ("fast", "table", "prefix", "mmdb", "picker")
+CORE_TESTS = sorted(path.name for name in CORE for path in (ROOT / "tests").glob(f"test_{name}*.py"))
 
 pytestmark = pytest.mark.sanitizer
 
@@ -47,7 +48,7 @@ def run_core_tests(folder: Path, **env: str) -> str:
 
 def runtime(gcc: str, *libraries: str) -> str:
     """Give the paths of gcc's runtime libraries, for LD_PRELOAD: the interpreter itself is not instrumented."""
-    paths = [subprocess.run([gcc, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip() for name in libraries]
+    paths = [subprocess.check_output([gcc, f"-print-file-name={name}"], text=True).strip() for name in libraries]
     missing = [path for path in paths if not Path(path).is_absolute()]
     if missing:
         pytest.skip(f"needs gcc's {', '.join(missing)}")
