@@ -55,7 +55,7 @@ class Watched:
         self._now = now
         try:
             self.detector.sweep(now)
-        except Exception:  # noqa: BLE001 - logged in failed()
+        except Exception:
             self.failed("sweep")
 
     def reset(self, region: int) -> None:
@@ -65,7 +65,7 @@ class Watched:
             del self._said[key]
         try:
             self.detector.reset(region)
-        except Exception:  # noqa: BLE001 - logged in failed()
+        except Exception:
             self.failed("reset")
 
     def waiting(self, region: int, count: int, *, vantage: str, group: int, gen: int, now: float) -> None:
@@ -74,14 +74,14 @@ class Watched:
         if method:
             try:
                 method(region, count, vantage=vantage, group=group, gen=gen, now=now)
-            except Exception:  # noqa: BLE001 - logged in failed()
+            except Exception:
                 self.failed("waiting", now)
 
     def verdict(self, region: int) -> Verdict | None:
         """Give the detector's verdict."""
         try:
             verdict = self._verdicts[region] = self.detector.verdict(region)
-        except Exception:  # noqa: BLE001 - logged in failed()
+        except Exception:
             self.failed("verdict")
             return self._verdicts.get(region)
         return verdict
@@ -104,7 +104,7 @@ class Watched:
             return default
         try:
             answer = method(region)
-        except Exception:  # noqa: BLE001 - logged in failed()
+        except Exception:
             self.failed(name)
             return self._said.get((name, region), default)  # type: ignore[return-value]
         if answer != default or (name, region) in self._said:
@@ -149,7 +149,7 @@ class AnyOf:
         for report, part in self._takers_of.get(source, self._untold):
             try:
                 report(region, ok, cause=cause, source=source, vantage=vantage, group=group, gen=gen, now=now)
-            except Exception:  # noqa: BLE001 - logged in failed()
+            except Exception:
                 part.failed("report", now)
 
     def waiting(self, region: int, count: int, *, vantage: str, group: int, gen: int, now: float) -> None:

@@ -21,8 +21,8 @@ class Backoff:
     rise: probe successes in a row that end an ejection early
     rng: source of the jitter; None = no jitter. Nodes of a fleet need different seeds, or they all return at one instant
     Raises ValueError for values out of range.
-    Source: Envoy outlier detection (base_ejection_time x multiplier, max_ejection_time, max_ejection_time_jitter, the multiplier falling with
-    health, active health checks ending an ejection); doubling in place of Envoy's linear growth.
+    Source: Envoy outlier detection (base_ejection_time x multiplier, max_ejection_time, max_ejection_time_jitter, the multiplier falling
+    with health, active health checks ending an ejection); doubling in place of Envoy's linear growth, reference ALGORITHMS §3.7.
     """
 
     base: float = 10.0
@@ -36,7 +36,8 @@ class Backoff:
     def __post_init__(self) -> None:
         if not (0 < self.base <= self.cap < math.inf and self.jitter >= 0 and self.heal > 0 and self.rise >= 1):
             raise ValueError(f"a backoff needs 0 < base <= cap, jitter >= 0, heal > 0 and rise >= 1, got {self}")
-        object.__setattr__(self, "top", 1 + math.ceil(math.log2(self.cap / self.base)))  # n stops where the cap is reached, so that it can fall
+        # n stops where the cap is reached: health must bring it down again within minutes
+        object.__setattr__(self, "top", 1 + math.ceil(math.log2(self.cap / self.base)))
 
     def seconds(self, level: int) -> float:
         """Give the length of the `level`-th ejection in a row (level >= 1), jittered."""
@@ -95,7 +96,8 @@ def limit_ejections(wanted: Iterable[int], regions: int, *, hard: Collection[int
     regions: how many regions the service has enabled
     hard: those of them that probes found down; always granted, and not counted against the limit
     ejected: those that are out by statistics already; they keep their place, so that nobody is swapped
-    Source: Envoy max_ejection_percent and gRFC A50, whose 10 % ejects nobody (Envoy) or one (gRPC) of three hosts; here a minority, at least one.
+    Source: Envoy max_ejection_percent and gRFC A50, whose 10 % ejects nobody (Envoy) or one (gRPC) of three hosts; here a minority, at
+    least one, see `max_ejections`.
     """
     granted, statistical = set(), []
     for region in wanted:

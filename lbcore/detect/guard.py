@@ -95,7 +95,7 @@ class Guard:
             self._note(state, region, ok, now)
         try:
             self._report(region, ok, cause=cause, source=source, vantage=vantage, group=group, gen=gen, now=now)
-        except Exception:  # noqa: BLE001 - logged in failed()
+        except Exception:
             self._inner.failed("report", now)
         if ok and state.settled and state.verdict is _UP:
             return  # most calls end here; what a success may have changed is seen at the next sweep

@@ -1,7 +1,7 @@
 """Pooled: the recent share of failures over all groups, so that a region nobody would miss alone is missed at once.
 
-Exact counts in a ring of short buckets; nothing decays. Cost: a success is one dictionary entry, a failure reads the ring once for its group.
-Memory: per region 12 buckets, each with the groups that used the region in that quarter of a second.
+Exact counts in a ring of short buckets; nothing decays. A success costs one dictionary entry, a failure reads the ring once for its
+group. Memory: per region 12 buckets, each with the groups that used the region in that quarter of a second.
 """
 
 from __future__ import annotations
