@@ -5,17 +5,55 @@ Knows nothing of health or latency; those live in the table, indexed by the regi
 
 from __future__ import annotations
 
+import csv
 import ipaddress
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
 
-__all__ = ["Region", "canonical"]
+__all__ = ["CataloguedRegion", "Region", "canonical", "catalogue"]
+
+DATA = Path(__file__).with_name("data")
 
 
 def canonical(name: str) -> str:
     """Fold a region's spellings into one name: "West US 2", "WestUS2" and "westus2" are the same."""
     return re.sub(r"\s+", "", name).lower()
+
+
+@dataclass(frozen=True, slots=True)
+class CataloguedRegion:
+    """A cloud region as its provider publishes it.
+
+    name: canonical; provider: azure, aws or gcp; lat, lon: decimal degrees
+    zones: availability zones, 1 = not zoned; paired: the provider's partner region, "" = none
+    """
+
+    name: str
+    provider: str
+    display_name: str
+    lat: float
+    lon: float
+    zones: int
+    paired: str
+
+
+@cache
+def catalogue() -> Mapping[str, CataloguedRegion]:
+    """Give the known cloud regions by canonical name, read once. No name stands for two providers' regions.
+
+    Source: NOTICE names the files of lbcore/data and where each comes from.
+    """
+    with (DATA / "regions.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            CataloguedRegion(row["name"], row["provider"], row["display_name"], float(row["lat"]), float(row["lon"]), int(row["zones"]), row["paired"])
+            for row in csv.DictReader(file)
+        ]
+    return MappingProxyType({row.name: row for row in rows})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +86,9 @@ class Region:
         set_field(self, "addresses", tuple(str(ipaddress.ip_address(a)) for a in self.addresses))
         if not self.name:
             raise ValueError("a region needs a name, got an empty string")
+        if self.lat is None and self.lon is None and (known := catalogue().get(self.name)):
+            set_field(self, "lat", known.lat)
+            set_field(self, "lon", known.lon)
         for key, value, limit in (("lat", self.lat, 90.0), ("lon", self.lon, 180.0)):
             if value is not None and not (math.isfinite(value) and abs(value) <= limit):
                 raise ValueError(f"region {self.name!r}: {key} must be within ±{limit:g} degrees, got {value!r}")

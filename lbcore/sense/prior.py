@@ -1,0 +1,174 @@
+"""Say what a round trip probably takes before anybody measured it.
+
+The published round trips between cloud regions show where paths detour: Doha to Mumbai by way of Europe, say. The model
+is kriging on pairs: every published pair (s, t) shows a factor RTT(s, t) / baseline(s, t), and the factor of an unknown
+pair (client, region) is a weighted mean of those, weighted by how near s is to the client *and* t to the region. So
+a region outside the matrix borrows from its neighbours, of any provider, and far from every known place the factor
+tends to the mean. Formally a Gaussian process on log factors with the kernel k(client, s)·k(region, t),
+k(a, b) = FLOOR + exp(-km(a, b) / RANGE_KM); the constants were chosen by leave-one-place-out cross-validation on the
+published matrices alone (docs/design.md), never on the cities the benchmark is judged by.
+
+Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), §2.2, §4.2.4; the baseline is a fit of
+the relative error of published round trips.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lbcore.region import DATA, Region, catalogue
+
+__all__ = ["Precision", "baseline_ms", "great_circle_km", "prior_ms", "priors", "published_ms"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+EARTH_RADIUS_KM = 6371.0
+FIBRE_KM_PER_MS = 100.0  # light in glass, there and back: no round trip is faster
+RANGE_KM = 4000.0
+FLOOR = 0.3
+NOISE = 0.02
+FLAT_MS = 80.0
+CHUNK = 16_384  # clients per step: bounds memory at 100,000s of groups
+
+
+class Precision(IntEnum):
+    """How precisely a client is located: nowhere, in a large country, in a small country or a subdivision, at a point."""
+
+    NONE = 0
+    WIDE = 1
+    REGION = 2
+    POINT = 3
+
+
+# Deviation of the prior as a share of it, by Precision. The point's is DESIGN §5's; a country says less.
+WIDTH = np.array([0.70, 0.60, 0.45, 0.35], np.float32)
+
+
+def baseline_ms(km: ArrayLike) -> F64:
+    """Give the round trip, milliseconds, that a distance in km suggests by itself: 7 ms + km/60."""
+    return 7.0 + np.asarray(km, np.float64) / 60.0
+
+
+def great_circle_km(lat: ArrayLike, lon: ArrayLike, other_lat: ArrayLike, other_lon: ArrayLike) -> F64:
+    """Give the distances in km, f64[n, m], from n places to m others; degrees in, NaN for unknown places."""
+    cosine = _unit_vectors(lat, lon) @ _unit_vectors(other_lat, other_lon).T
+    return EARTH_RADIUS_KM * np.arccos(np.clip(cosine, -1.0, 1.0))
+
+
+def _unit_vectors(lat: ArrayLike, lon: ArrayLike) -> F64:
+    phi, theta = np.radians(np.atleast_1d(np.asarray(lat, np.float64))), np.radians(np.atleast_1d(np.asarray(lon, np.float64)))
+    return np.stack([np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], axis=-1)
+
+
+def read_round_trips(path: Path) -> tuple[list[str], F64]:
+    """Give region names and their symmetric matrix of milliseconds, NaN where nothing is published."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    return header[1:], np.array([[float(ms or "nan") for ms in row[1:]] for row in rows])
+
+
+def _places(names: Sequence[str]) -> tuple[F64, F64]:
+    known = catalogue()
+    return np.array([known[name].lat for name in names]), np.array([known[name].lon for name in names])
+
+
+def _kernel(km: F64) -> F64:
+    return np.asarray(FLOOR + np.exp(km / -RANGE_KM))
+
+
+def fit(names: Sequence[str], matrix: F64) -> F32:
+    """Give the model's weights W, f32[n, n] symmetric: log factor of (c, r) = k(c, :) @ W @ k(:, r).
+
+    names: catalogued regions; matrix: round trips in ms, NaN where unknown. Takes about a second, so the result is
+    stored (path_model.npy) and a test compares it with a fresh fit.
+    """
+    km = great_circle_km(*_places(names), *_places(names))
+    i, j = np.nonzero(np.triu(np.isfinite(matrix), 1))
+    k = _kernel(km)
+    covariance = (k[np.ix_(i, i)] * k[np.ix_(j, j)] + k[np.ix_(i, j)] * k[np.ix_(j, i)]) / 2
+    covariance[np.diag_indices_from(covariance)] += NOISE
+    weights = np.zeros_like(matrix)
+    weights[i, j] = np.linalg.solve(covariance, np.log(matrix[i, j] / baseline_ms(km[i, j]))) / 2
+    return np.asarray(weights + weights.T, np.float32)
+
+
+@cache
+def _model() -> tuple[F64, F64, F64]:
+    """Give the known places' latitudes and longitudes and the weights between them."""
+    names, _ = _published()
+    return *_places(names), np.load(DATA / "path_model.npy").astype(np.float64)
+
+
+@cache
+def _published() -> tuple[list[str], F64]:
+    return read_round_trips(DATA / "round_trips.csv")
+
+
+def published_ms(region: str, other: str) -> float | None:
+    """Give the published round trip between two catalogued regions (canonical names), ms; None when there is none."""
+    names, matrix = _published()
+    if region not in names or other not in names:
+        return None
+    ms = float(matrix[names.index(region), names.index(other)])
+    return None if np.isnan(ms) else ms
+
+
+def prior_ms(lat: float, lon: float, region: Region) -> float:
+    """Give the expected round trip in ms between a place (degrees) and a region; 80 when either place is unknown (NaN, None).
+
+    Raises ValueError for coordinates out of range.
+    """
+    _check(lat, 90.0, "lat")
+    _check(lon, 180.0, "lon")
+    ms, _ = priors(np.array([lat], np.float32), np.array([lon], np.float32), np.array([Precision.POINT], np.uint8), [region])
+    return float(ms[0, 0])
+
+
+def _check(value: float, limit: float, name: str) -> None:
+    if abs(value) > limit:
+        raise ValueError(f"{name} must be within ±{limit:g} degrees, got {value!r}")
+
+
+def priors(lat: F32, lon: F32, precision: NDArray[np.uint8], regions: Sequence[Region]) -> tuple[F32, F32]:
+    """Give what to seed a table with: expected round trips and their deviations, both f32[groups, regions], ms.
+
+    lat, lon: f32[groups] degrees, NaN = unknown; precision: u8[groups], values of Precision
+    A group or region whose place is unknown gets the flat 80 ms. The deviation is a share of the prior that grows
+    from 0.35 for a point to 0.7 for a client nobody can locate.
+    Raises ValueError for coordinates out of range, arrays of different length or a precision above 3.
+    """
+    if not len(lat) == len(lon) == len(precision):
+        raise ValueError(f"lat, lon and precision must have one entry per group, got {len(lat)}, {len(lon)}, {len(precision)}")
+    if len(precision) and int(precision.max()) > Precision.POINT:
+        raise ValueError(f"precision must be 0 to 3, got {int(precision.max())}")
+    for name, degrees, limit in (("lat", lat, 90.0), ("lon", lon, 180.0)):
+        if len(degrees) and not np.isnan(degrees).all():
+            _check(float(degrees[np.nanargmax(np.abs(degrees))]), limit, name)
+    ms = np.full((len(lat), len(regions)), FLAT_MS, np.float32)
+    for rows in _chunks(len(lat)):
+        ms[rows] = _expected(lat[rows], lon[rows], regions)
+    deviation = ms * WIDTH[precision][:, np.newaxis]
+    return ms, deviation
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+
+
+def _expected(lat: F32, lon: F32, regions: Sequence[Region]) -> F64:
+    where = np.array([(np.nan, np.nan) if r.lat is None or r.lon is None else (r.lat, r.lon) for r in regions]).reshape(-1, 2).T
+    known_lat, known_lon, weights = _model()
+    km = great_circle_km(lat, lon, *where)
+    from_client = _kernel(great_circle_km(lat, lon, known_lat, known_lon))
+    from_region = _kernel(great_circle_km(*where, known_lat, known_lon))
+    factor = np.exp(from_client @ (weights @ from_region.T))
+    ms = np.maximum(baseline_ms(km) * factor, km / FIBRE_KM_PER_MS)
+    return np.where(np.isnan(ms), FLAT_MS, ms)
