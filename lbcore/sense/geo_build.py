@@ -27,7 +27,7 @@ I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
 V4_BITS, V6_BITS = 22, 36
-WIDE_KM = 250.0  # a country whose addresses lie farther than this from their centre (rms) is split into subdivisions
+WIDE_KM = 300.0  # a country whose addresses lie farther than this from their centre (rms) is split into subdivisions
 V6_SHORTEST = 19  # nobody holds a larger IPv6 block; shorter prefixes stand for unallocated space
 EARTH_RADIUS_KM = 6371.0
 
