@@ -49,11 +49,12 @@ def catalogue() -> Mapping[str, CataloguedRegion]:
     Source: NOTICE names the files of lbcore/data and where each comes from.
     """
     with (DATA / "regions.csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            CataloguedRegion(row["name"], row["provider"], row["display_name"], float(row["lat"]), float(row["lon"]), int(row["zones"]), row["paired"])
-            for row in csv.DictReader(file)
-        ]
+        rows = [_catalogued(**row) for row in csv.DictReader(file)]
     return MappingProxyType({row.name: row for row in rows})
+
+
+def _catalogued(lat: str, lon: str, zones: str, **texts: str) -> CataloguedRegion:
+    return CataloguedRegion(lat=float(lat), lon=float(lon), zones=int(zones), **texts)
 
 
 @dataclass(frozen=True, slots=True)

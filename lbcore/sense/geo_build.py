@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 __all__ = ["Report", "build"]
 
 I64 = NDArray[np.int64]
-F64 = NDArray[np.float64]
+F64 = NDArray[np.floating]
 
 V4_BITS, V6_BITS = 22, 36
 WIDE_KM = 300.0  # a country whose addresses lie farther than this from their centre (rms) is split into subdivisions
@@ -65,7 +65,7 @@ def read(path: Path, places: dict[Place, int]) -> Networks:
                 starts.append(int(network.network_address) >> (0 if bits == 32 else 64))
                 lengths.append(network.prefixlen)
                 indices.append(places.setdefault(_place(record, path), len(places)))
-    return Networks(*(np.array(column, np.int64) for column in (starts, lengths, indices)), bits)
+    return Networks(np.array(starts, np.int64), np.array(lengths, np.int64), np.array(indices, np.int64), bits)
 
 
 def _place(record: Any, path: Path) -> Place:

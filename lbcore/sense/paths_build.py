@@ -53,10 +53,10 @@ def _provider_rows(folder: Path, provider: str) -> Iterator[dict[str, str]]:
     with (folder / provider / f"{provider}_regions.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             name = canonical(row["name"])
-            display = row.get("display_name") or row["location"]
-            out = dict(zip(COLUMNS, (name, provider, display, row["lat"], row["lon"], str(zones(provider, name)), row.get("paired", "")), strict=True))
-            out |= CORRECTIONS.get(name, {})
-            yield out | {key: f"{float(out[key]):.4f}".rstrip("0").rstrip(".") for key in ("lat", "lon")}
+            row["display_name"] = row.get("display_name") or row["location"]
+            row |= {"name": name, "provider": provider, "zones": str(zones(provider, name))} | CORRECTIONS.get(name, {})
+            row |= {key: f"{float(row[key]):.4f}".rstrip("0").rstrip(".") for key in ("lat", "lon")}
+            yield {column: row.get(column, "") for column in COLUMNS}
 
 
 def read_round_trips(folder: Path) -> dict[tuple[str, str], float]:
@@ -96,7 +96,8 @@ def build(folder: Path, out: Path) -> None:
     with (out / "round_trips.csv").open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["name", *names])
-        lines.writerows([name, *("" if np.isnan(ms) else f"{ms:.1f}".removesuffix(".0") for ms in row)] for name, row in zip(names, matrix, strict=True))
+        for name, row in zip(names, matrix, strict=True):
+            lines.writerow([name, *("" if np.isnan(ms) else f"{ms:.1f}".removesuffix(".0") for ms in row)])
     np.save(out / "path_model.npy", prior.fit(*prior.read_round_trips(out / "round_trips.csv")))
 
 

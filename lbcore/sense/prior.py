@@ -164,11 +164,12 @@ def _chunks(n: int) -> Iterator[slice]:
 
 
 def _expected(lat: F32, lon: F32, regions: Sequence[Region]) -> F64:
-    where = np.array([(np.nan, np.nan) if r.lat is None or r.lon is None else (r.lat, r.lon) for r in regions]).reshape(-1, 2).T
+    to_lat = np.array([np.nan if region.lat is None else region.lat for region in regions])
+    to_lon = np.array([np.nan if region.lon is None else region.lon for region in regions])
     known_lat, known_lon, weights = _model()
-    km = great_circle_km(lat, lon, *where)
+    km = great_circle_km(lat, lon, to_lat, to_lon)
     from_client = _kernel(great_circle_km(lat, lon, known_lat, known_lon))
-    from_region = _kernel(great_circle_km(*where, known_lat, known_lon))
+    from_region = _kernel(great_circle_km(to_lat, to_lon, known_lat, known_lon))
     factor = np.exp(from_client @ (weights @ from_region.T))
     ms = np.maximum(baseline_ms(km) * factor, km / FIBRE_KM_PER_MS)
     return np.where(np.isnan(ms), FLAT_MS, ms)
