@@ -1,0 +1,265 @@
+"""One probe of one target: connect, ask, read a little, close. What went wrong is a cause, never an exception.
+
+Every probe opens its own connection, so that connecting is tested each time, and has one timeout around everything it does: name
+resolution, connect, TLS handshake, headers and the first BODY_LIMIT bytes of the body. `probe` decides when probes run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import h11
+import httpx
+
+from lbcore.sense.monitor import Monitor, Target
+
+__all__ = ["BODY_LIMIT", "CAUSES", "LOCAL", "Check", "ProbeResult", "check"]
+
+CAUSES = ("refused", "timeout", "tls", "status", "reset")
+LOCAL = "local"
+BODY_LIMIT = 4096
+DETAIL_LIMIT = 200
+LOCAL_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+REQUEST_HEADERS = {"user-agent": "lbcore-probe", "accept": "*/*", "accept-encoding": "identity", "connection": "close"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one probe found.
+
+    region: name of the region, or the anchor's URL
+    cause: None when ok, else "refused" (no connection: refused, unreachable, or its name does not resolve), "timeout", "tls" (handshake or
+        certificate), "status" (a status that is not expected, or bytes that are not HTTP), "reset" (the connection broke off); or
+        "local": this process lacked descriptors, memory, ports or a certificate file, which says nothing of the region
+    connect_ms: name resolution and TCP connect;  first_byte_ms: from sending the request to the response's headers, that is, one
+        round trip and the gateway's own time, without connect and TLS. Each None when it was not reached
+    certificate_days: until the gateway's certificate expires, negative after that;  at: clock seconds when the probe ended
+    detail: the error in words
+    """
+
+    region: str
+    ok: bool
+    cause: str | None
+    connect_ms: float | None
+    first_byte_ms: float | None
+    status: int | None
+    certificate_days: float | None
+    at: float
+    detail: str = ""
+
+    @property
+    def sample(self) -> float | None:
+        """Give the round trip to learn from, ms: first byte, for TCP connect. None unless ok: a failure is never a sample."""
+        if not self.ok:
+            return None
+        return self.connect_ms if self.first_byte_ms is None else self.first_byte_ms
+
+
+Check = Callable[[Target, Callable[[], float]], Awaitable[ProbeResult]]
+
+
+async def check(target: Target, clock: Callable[[], float]) -> ProbeResult:
+    """Probe a target once and give the result, within the monitor's timeout whatever the other side does.
+
+    clock: gives the `at` of the result; durations are the event loop's.
+    """
+    course = _Course()
+    cause, detail = None, ""
+    try:
+        async with asyncio.timeout(target.monitor.timeout):
+            await (_connect if target.protocol == "tcp" else _get)(target, course)
+        if course.status is not None and not (target.anchor or target.monitor.expects(course.status)):
+            cause, detail = "status", f"status {course.status}"
+    except Exception as error:
+        cause, detail = _cause(error, course), _words(error, target)
+        if cause == LOCAL:
+            logger.warning("probe of %s at %s could not be done here: %s", target.name, target.url, detail, exc_info=error)
+    return ProbeResult(
+        target.name, cause is None, cause, course.connect_ms, course.first_byte_ms, course.status, course.certificate_days, clock(), detail
+    )
+
+
+class _Course:
+    """How far a probe came and when: httpcore calls it at each step (its "trace" extension)."""
+
+    __slots__ = ("_clock", "_sent", "_started", "certificate_days", "connect_ms", "first_byte_ms", "phase", "status")
+
+    def __init__(self) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._started = self._sent = self._clock()
+        self.phase = "connect"
+        self.connect_ms: float | None = None
+        self.first_byte_ms: float | None = None
+        self.status: int | None = None
+        self.certificate_days: float | None = None
+
+    async def __call__(self, step: str, info: dict[str, Any]) -> None:
+        match step:
+            case "connection.connect_tcp.complete":
+                self.connected()
+            case "connection.start_tls.complete":
+                self._read_certificate(info["return_value"].get_extra_info("ssl_object"))
+            case "http11.send_request_headers.started":
+                self._sent, self.phase = self._clock(), "headers"
+            case "http11.receive_response_headers.complete":
+                self.first_byte_ms, self.phase = (self._clock() - self._sent) * 1e3, "body"
+
+    def connecting(self) -> None:
+        self._started = self._clock()
+
+    def connected(self) -> None:
+        self.connect_ms, self.phase = (self._clock() - self._started) * 1e3, "tls"
+
+    def _read_certificate(self, tls: ssl.SSLObject | None) -> None:
+        certificate = tls and tls.getpeercert(binary_form=True)
+        if certificate:
+            self.certificate_days = (_not_after(certificate) - time.time()) / 86400
+
+
+async def _connect(target: Target, course: _Course) -> None:
+    """Connect and close. Resolving the name comes first, so that the connect time is one round trip."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + target.monitor.timeout
+    addresses = await _addresses(target)
+    for remaining in range(len(addresses), 0, -1):
+        try:
+            async with asyncio.timeout((deadline - loop.time()) / remaining):
+                course.connecting()
+                _, writer = await asyncio.open_connection(addresses[-remaining], target.port)
+        except OSError:
+            if remaining == 1:
+                raise
+        else:
+            course.connected()
+            writer.transport.abort()
+            return
+
+
+async def _addresses(target: Target) -> list[str]:
+    try:
+        return [str(ipaddress.ip_address(target.host))]
+    except ValueError:  # a name: asked for in a thread, which an address must not have to wait for
+        found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+async def _get(target: Target, course: _Course) -> None:
+    monitor = target.monitor
+    context = _tls_context(monitor) if target.protocol == "https" else _plain_context()
+    transport = httpx.AsyncHTTPTransport(verify=context, limits=httpx.Limits(max_connections=1, max_keepalive_connections=0))
+    headers = [*REQUEST_HEADERS.items(), *monitor.headers, *([("host", monitor.host)] if monitor.host else ())]
+    extensions: dict[str, Any] = {"trace": course}
+    if monitor.host:
+        extensions["sni_hostname"] = monitor.host.rpartition(":")[0] if monitor.host[-1].isdigit() and ":" in monitor.host else monitor.host
+    async with (
+        httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None) as client,
+        client.stream("GET", target.url, headers=headers, extensions=extensions) as response,
+    ):
+        course.status = response.status_code
+        left = BODY_LIMIT
+        async with contextlib.aclosing(cast(AsyncGenerator[bytes], response.aiter_raw())) as chunks:
+            async for chunk in chunks:
+                left -= len(chunk)
+                if left <= 0:
+                    break
+
+
+@functools.cache
+def _plain_context() -> ssl.SSLContext:
+    """Give an empty context: httpx wants one even for plain HTTP, and would load the authorities for it."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _tls_context(monitor: Monitor) -> ssl.SSLContext:
+    files = [name for name in (monitor.ca, *(monitor.client_certificate or ())) if name]
+    return _build_tls_context(monitor.verify, monitor.ca, monitor.client_certificate, tuple(os.stat(name).st_mtime_ns for name in files))
+
+
+@functools.lru_cache(maxsize=64)
+def _build_tls_context(verify: bool, ca: str, client: tuple[str, str] | None, _changed: tuple[int, ...]) -> ssl.SSLContext:
+    if ca:
+        context = ssl.create_default_context(cafile=ca)
+    else:
+        context = httpx.create_ssl_context(verify=verify, trust_env=False)
+    if not verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if client:
+        context.load_cert_chain(*client)
+    return context
+
+
+def _cause(error: BaseException, course: _Course) -> str:
+    """Name the cause of a failed probe: by the errors beneath httpx's own, then by how far the probe came."""
+    errors = [*_chain(error)]
+    if any(isinstance(each, TimeoutError) for each in errors):
+        return "timeout"
+    if any(isinstance(each, OSError) and each.errno in LOCAL_ERRORS for each in errors):
+        return LOCAL
+    if any(isinstance(each, ssl.SSLError) and not isinstance(each, ssl.SSLEOFError) for each in errors):
+        return "tls"
+    if not isinstance(error, httpx.TransportError | OSError) or isinstance(error, FileNotFoundError | PermissionError):
+        return LOCAL
+    if course.phase == "headers" and any(isinstance(each, h11.RemoteProtocolError) for each in errors):
+        return "status"
+    return "refused" if course.phase == "connect" else "reset"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                yield from _chain(each)
+        error = error.__cause__ or error.__context__  # suppressed or not: httpcore raises its errors again "from None"
+
+
+def _words(error: BaseException, target: Target) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no complete answer within {target.monitor.timeout:g} s"
+    words = [str(each) for each in _chain(error)]
+    return next((text for text in reversed(words) if text), type(error).__name__)[:DETAIL_LIMIT]
+
+
+def _not_after(certificate: bytes) -> float:
+    """Read the expiry (seconds since 1970) from a DER certificate.
+
+    Python's ssl decodes a certificate only when it was verified, so this walks to the field itself; OpenSSL has parsed the bytes before.
+    Source: RFC 5280 §4.1 (version, serialNumber, signature, issuer, validity { notBefore, notAfter }).
+    """
+    start, _ = _der(certificate, 0)
+    at, _ = _der(certificate, start)
+    if certificate[at] == 0xA0:
+        at = _der(certificate, at)[1]
+    for _ in range(3):
+        at = _der(certificate, at)[1]
+    not_before, _ = _der(certificate, at)
+    at = _der(certificate, not_before)[1]
+    start, end = _der(certificate, at)
+    text = certificate[start:end].decode("ascii")
+    if certificate[at] == 0x17:  # UTCTime: two digits of the year, 50..99 being 19xx
+        text = ("19" if text >= "5" else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def _der(data: bytes, at: int) -> tuple[int, int]:
+    """Give where the content of the DER element at `at` starts and ends."""
+    length, start = data[at + 1], at + 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(data[at + 2 : start])
+    return start, start + length
