@@ -57,7 +57,7 @@ clean: ## remove what the targets above created
 .venv/installed: pyproject.toml setup.py | .venv/bin/python
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 	$(PIP) install --quiet --group dev
-	$(PIP) install --quiet --no-build-isolation --editable ".[all]"
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-build-isolation --editable ".[all]"
 	touch $@
 
 .venv/core: .venv/installed $(CORE)
