@@ -44,19 +44,19 @@ class Guard:
     - A detector that raises is logged and keeps its last verdict.
     Regions whose verdict, hardness or exclusions changed are gathered in `changed`; whoever applies them empties it.
 
-    hold_down: makes one region's hold-down; None = none. suspect: None = never suspicious
+    hold_down: makes one region's hold-down; suspect: makes the suspicion, e.g. `lambda: VantageSuspect(interval=30)`; None = without
     on_suspect: called with the Suspicion when a freeze starts, under the Balancer's lock; what it raises is logged
     Source: DESIGN §5; reference ALGORITHMS §3.6 "stale-guard".
     """
 
     def __init__(
-        self, detector: Detector, *, hold_down: Callable[[], HoldDown] | None = HoldDown, suspect: VantageSuspect | None = None,
-        on_suspect: Callable[[Suspicion], None] | None = None,
+        self, detector: Detector, *, hold_down: Callable[[], HoldDown] | None = HoldDown,
+        suspect: Callable[[], VantageSuspect] | None = VantageSuspect, on_suspect: Callable[[Suspicion], None] | None = None,
     ) -> None:  # fmt: skip
         self._inner = Watched(detector)
         self._report = detector.report
         self._hold_down = hold_down or (lambda: HoldDown(base=0.0, cap=0.0))
-        self._suspect = suspect
+        self._suspect = suspect() if suspect else None
         self._on_suspect = on_suspect
         self._states: dict[int, _State] = {}
         self._generations: dict[int, int] = {}  # of regions that were reset
@@ -210,8 +210,8 @@ class Guard:
         self.changed.add(region)
         if down != was_down:
             state.hold.changed(down, now)
-        if down and self._suspect:
-            self._suspect.forget(region)
+            if self._suspect:
+                self._suspect.went(region, down, now)
         if was_down:
             state.gen += 1
             state.cause = ""

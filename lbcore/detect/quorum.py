@@ -70,6 +70,7 @@ class Quorum:
     make: builds one vantage's detector, e.g. `PhiAccrual` or `lambda: SuccessRate(volume=50)`
     share: of the vantages that report on a region, see `tally`; majority by default
     expiry: seconds of silence after which a vantage loses its vote; what was decided stays until somebody decides otherwise
+    Exclusions of single groups are not passed on: a path from one vantage is nothing to vote about.
     Raises ValueError for a share outside 0..1 or an expiry <= 0.
     Source: REQUIREMENTS R34 (three vantages: one cut off changes nothing, two do).
     """

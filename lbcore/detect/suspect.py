@@ -19,7 +19,7 @@ class Suspicion:
     at: float  # monotonic seconds
     until: float  # the freeze ends then at the latest
     failing: tuple[int, ...]  # regions
-    regions: int  # of so many that were heard of
+    regions: int  # of so many that could say something
     control: bool  # whether a control target confirmed it
 
 
@@ -32,10 +32,10 @@ class _Phase(enum.Enum):
 class VantageSuspect:
     """Say for how long new DOWN verdicts should not be believed.
 
-    interval: seconds (one probe interval) within which the failures must fall together
+    interval: seconds (one probe interval and its jitter) within which the failures must fall together
     freeze: seconds after which verdicts apply all the same, <= 5 in the service's promise
     fewest: regions below which there is no suspicion; a service of two fails over normally
-    A region fails when its last outcome was a failure within the interval; regions that are DOWN already are not counted at all.
+    A region fails when its last outcome was a failure within the interval; one that is DOWN for longer than that is not counted at all.
     Where a control target (an anchor, the own gateway) is configured, which its first report shows, it must be failing too. One freeze
     per episode: there is no other before half of the regions or more have answered again.
     Raises ValueError for values out of range.
@@ -47,6 +47,7 @@ class VantageSuspect:
             raise ValueError(f"a suspicion needs interval > 0, freeze >= 0 and fewest >= 1, got {interval!r}, {freeze!r}, {fewest!r}")
         self._interval, self._freeze, self._fewest = interval, freeze, fewest
         self._failed: dict[int, float] = {}  # region -> its last outcome was a failure, then
+        self._down: dict[int, float] = {}  # region -> DOWN since
         self._regions: set[int] = set()
         self._control: bool | None = None  # its last outcome; None = no control target
         self._phase = _Phase.CLEAR
@@ -67,13 +68,25 @@ class VantageSuspect:
         self._control = ok
 
     def forget(self, region: int) -> None:
-        """Forget a region: it is no more, or it is DOWN already and says nothing about this vantage."""
+        """Forget a region that is no more."""
         self._regions.discard(region)
         self._failed.pop(region, None)
+        self._down.pop(region, None)
+
+    def went(self, region: int, down: bool, now: float) -> None:
+        """Note that the region's own verdict changed; its outcomes need not be reported while it is DOWN."""
+        if down:
+            self._down[region] = now
+        else:
+            self._down.pop(region, None)
+            self._failed.pop(region, None)
 
     def failing(self, now: float) -> tuple[int, ...]:
         """Give the regions whose last outcome was a failure within the interval."""
         return tuple(sorted(region for region, at in self._failed.items() if now - at <= self._interval))
+
+    def _voters(self, now: float) -> set[int]:
+        return {region for region in self._regions if now - self._down.get(region, now) <= self._interval}
 
     @property
     def frozen(self) -> bool:
@@ -85,19 +98,22 @@ class VantageSuspect:
         self.refresh(now)
         if self._phase is _Phase.CLEAR and self._suspicious(now):
             self._phase, self._until = _Phase.FROZEN, now + self._freeze
-            self.last = Suspicion(now, self._until, self.failing(now), len(self._regions), self._control is not None)
+            self.last = Suspicion(now, self._until, self.failing(now), len(self._voters(now)), self._control is not None)
         return self.frozen
 
     def refresh(self, now: float) -> None:
         """Let time pass."""
-        if 2 * len(self._failed) <= len(self._regions):
+        if self._phase is _Phase.CLEAR:
+            return
+        voters = self._voters(now)
+        if 2 * len(voters & self._failed.keys()) <= len(voters):
             self._phase = _Phase.CLEAR
         elif self.frozen and (now >= self._until or self._sound()):
             self._phase = _Phase.SPENT
 
     def _suspicious(self, now: float) -> bool:
-        enough = len(self._regions) >= self._fewest
-        return enough and 2 * len(self.failing(now)) > len(self._regions) and not self._sound()
+        voters = self._voters(now)
+        return len(voters) >= self._fewest and 2 * len(voters.intersection(self.failing(now))) > len(voters) and not self._sound()
 
     def _sound(self) -> bool:
         return self._control is True
