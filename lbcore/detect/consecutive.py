@@ -70,6 +70,7 @@ class Consecutive:
         self.sources = frozenset(sources)
         self._tolerated, self._rise, self._share, self._expiry = tolerated, rise, share, expiry
         self._watches: dict[int, _Watch] = {}
+        self._look_at = float("-inf")
 
     def report(
         self, region: int, ok: bool, *, cause: str | None, source: str, vantage: str, group: int, gen: int, now: float
@@ -91,7 +92,10 @@ class Consecutive:
             self._count(watch)
 
     def sweep(self, now: float) -> None:
-        """Take the vote from vantages that fell silent."""
+        """Take the vote from vantages that fell silent; looked for only now and then."""
+        if now < self._look_at:
+            return
+        self._look_at = now + self._expiry / 60.0
         for watch in self._watches.values():
             if expire(watch.streaks, now - self._expiry) and watch.streaks:
                 self._count(watch)

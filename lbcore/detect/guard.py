@@ -100,7 +100,7 @@ class Guard:
         if ok and state.settled and state.verdict is _UP:
             return  # most calls end here; what a success may have changed is seen at the next sweep
         self._settle(region, state, now, source != "request")
-        if not ok:
+        if not ok and state.verdict is not _DOWN:
             self._exclude(region, state)
 
     def waiting(self, region: int, count: int, *, vantage: str, group: int, gen: int, now: float) -> None:
@@ -208,6 +208,7 @@ class Guard:
         down, was_down = verdict is _DOWN, state.verdict is _DOWN
         state.verdict = verdict
         self.changed.add(region)
+        self._exclude(region, state)
         if down != was_down:
             state.hold.changed(down, now)
             if self._suspect:

@@ -134,8 +134,8 @@ class Pooled:
             state = self._add(region, now)
         if source == "probe":
             self._probed(state, ok, group, now)
-        if source not in self._counted:
-            return
+        if source not in self._counted or state.ejection.active:
+            return  # an ejection ends with an empty window, so nothing need be counted until then
         window = state.window
         slot = floor(now * self._rate)
         if slot > window.at:
@@ -154,9 +154,12 @@ class Pooled:
         """Say how many requests are waiting for longer than an answer should take.
 
         They count as tries and failures for a second or until the next call for the same vantage and group; 0 takes them back.
-        When they end, they are reported like any other request.
+        When they end, they are reported like any other request. Those that began before the region's last recovery (an older `gen`) do not
+        belong into `count`.
         """
         state = self._states.get(region) or self._add(region, now)
+        if state.ejection.active:
+            return
         if count <= 0:
             state.waits.pop((vantage, group), None)
             return
@@ -170,9 +173,8 @@ class Pooled:
             self._advance(state.window, now)
             if state.waits:
                 state.waits = {key: wait for key, wait in state.waits.items() if now - wait[1] < _FRESH}
-            if state.ejection.expire(now):
-                state.window.clear()
-            elif state.window.failed or state.waits:
+            state.ejection.expire(now)
+            if state.window.failed or state.waits:
                 self._judge(state, now, None)
             if state.paths:
                 self._sweep_paths(state, now)
@@ -215,10 +217,14 @@ class Pooled:
         window, waits = state.window, state.waits
         waiting = sum(count for count, _ in waits.values()) if waits else 0
         failed, total = window.failed + waiting, window.total + waiting
+        if failed < self._failures:
+            return  # then no group has so many either
         if self._broken(failed, total) and self._spread_wide(state):
             state.ejection.start(self._backoff, now)
             state.paths, state.excluded = {}, _NOBODY  # the region, then, and not the path
             state.why = f"{failed} of {total} requests failed within {self._window:g} s ({state.cause or 'waiting'})"
+            window.clear()
+            waits.clear()
         elif group is not None:
             self._judge_path(state, now, group)
 
@@ -242,8 +248,7 @@ class Pooled:
             state.excluded |= {group}
 
     def _probed(self, state: _State, ok: bool, group: int, now: float) -> None:
-        if state.ejection.probed(ok, self._backoff, now):
-            state.window.clear()
+        state.ejection.probed(ok, self._backoff, now)
         path = state.paths.get(group)
         if path and path.probed(ok, self._backoff, now):
             state.excluded -= {group}
