@@ -173,6 +173,29 @@ def test_after_at_most_five_seconds_the_verdicts_apply() -> None:
     assert len(events) == 1  # not renewed
 
 
+def test_suspicion_that_comes_and_goes_holds_nobody_back_for_longer() -> None:
+    inner = Scripted(dict.fromkeys(range(5), UP))
+    guard = Guard(inner, hold_down=None)
+
+    def fail(now: float, *regions: int, down: int) -> None:
+        inner.verdicts[down] = DOWN
+        for region in (*regions, down):
+            say(guard, region, False, now)
+
+    for region in range(5):
+        say(guard, region, True, 0.0)
+    fail(1.0, 1, 2, down=0)  # three of five: frozen until 6
+    for region in (1, 2):
+        say(guard, region, True, 5.5)
+    fail(5.5, down=3)  # two of five: over, and 3 goes down
+    fail(5.6, 1, 2, down=4)  # suspicious again, until 10.6
+    assert guard.suspicion is not None and guard.verdict(3) is DOWN
+    guard.sweep(6.0)
+    assert (guard.verdict(0), guard.verdict(4)) == (DOWN, UP)
+    guard.sweep(10.6)
+    assert guard.verdict(4) is DOWN
+
+
 def test_when_the_uplink_returns_in_time_nobody_went_down() -> None:
     guard, events = watched(3)
     outage(guard, [0, 1, 2], 1.0)

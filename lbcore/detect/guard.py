@@ -21,7 +21,7 @@ _UP, _DOWN = Verdict.UP, Verdict.DOWN
 
 
 class _State:
-    __slots__ = ("cause", "excluded", "failing", "gen", "hard", "hold", "settled", "verdict")
+    __slots__ = ("cause", "excluded", "failing", "gen", "hard", "hold", "settled", "verdict", "withheld")
 
     def __init__(self, gen: int, hold: HoldDown) -> None:
         self.gen = gen
@@ -32,6 +32,7 @@ class _State:
         self.hard = False
         self.cause = ""
         self.excluded = _NOBODY
+        self.withheld: float | None = None  # a DOWN verdict waits since then
 
 
 class Guard:
@@ -174,10 +175,11 @@ class Guard:
 
     def _decide(self, region: int, state: _State, verdict: Verdict | None, now: float) -> None:
         if verdict is _DOWN and state.verdict is not _DOWN:
-            if self._withheld(now):
+            if self._withheld(state, now):
                 state.settled = False
                 return
             state.cause = self._inner.cause(region)
+        state.withheld = None
         if verdict is not _DOWN and state.verdict is _DOWN and state.hold.holds(now):
             state.settled = False
             self._harden(region, state)
@@ -187,14 +189,17 @@ class Guard:
             self._change(region, state, verdict, now)
         self._harden(region, state)
 
-    def _withheld(self, now: float) -> bool:
+    def _withheld(self, state: _State, now: float) -> bool:
         if self._suspect is None:
             return False
         before = self._suspect.last
         withheld = self._suspect.withhold(now)
         if self._suspect.last is not before and self._suspect.last is not None:
             self._raise_event(self._suspect.last)
-        return withheld
+        if withheld and state.withheld is None:
+            state.withheld = now
+        # suspicion may come and go, but no verdict waits for longer than one freeze
+        return withheld and state.withheld is not None and now - state.withheld < self._suspect.freeze
 
     def _raise_event(self, suspicion: Suspicion) -> None:
         logger.warning("vantage suspect: %d of %d regions fail at once", len(suspicion.failing), suspicion.regions)

@@ -45,7 +45,7 @@ class VantageSuspect:
     def __init__(self, interval: float = 5.0, freeze: float = 5.0, fewest: int = 3) -> None:
         if not (interval > 0 and freeze >= 0 and fewest >= 1):
             raise ValueError(f"a suspicion needs interval > 0, freeze >= 0 and fewest >= 1, got {interval!r}, {freeze!r}, {fewest!r}")
-        self._interval, self._freeze, self._fewest = interval, freeze, fewest
+        self._interval, self.freeze, self._fewest = interval, freeze, fewest
         self._failed: dict[int, float] = {}  # region -> its last outcome was a failure, then
         self._down: dict[int, float] = {}  # region -> DOWN since
         self._regions: set[int] = set()
@@ -97,7 +97,7 @@ class VantageSuspect:
         """Say whether a region that is about to go DOWN should stay for now; the first time in an episode this starts a freeze."""
         self.refresh(now)
         if self._phase is _Phase.CLEAR and self._suspicious(now):
-            self._phase, self._until = _Phase.FROZEN, now + self._freeze
+            self._phase, self._until = _Phase.FROZEN, now + self.freeze
             self.last = Suspicion(now, self._until, self.failing(now), len(self._voters(now)), self._control is not None)
         return self.frozen
 
