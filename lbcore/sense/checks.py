@@ -16,10 +16,10 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import h11
 import httpx
@@ -81,14 +81,18 @@ async def check(target: Target, clock: Callable[[], float]) -> ProbeResult:
     course = _Course()
     cause, detail = None, ""
     try:
+        # Loading files is not the gateway's time.
+        context = _tls_context(target.monitor) if target.protocol == "https" else _plain_context()
         async with asyncio.timeout(target.monitor.timeout):
-            await (_connect if target.protocol == "tcp" else _get)(target, course)
+            await (_connect(target, course) if target.protocol == "tcp" else _get(target, course, context))
         if course.status is not None and not (target.anchor or target.monitor.expects(course.status)):
             cause, detail = "status", f"status {course.status}"
     except Exception as error:
         cause, detail = _cause(error, course), _words(error, target)
         if cause == LOCAL:
             logger.warning("probe of %s at %s could not be done here: %s", target.name, target.url, detail, exc_info=error)
+    finally:
+        await course.close()
     return ProbeResult(
         target.name, cause is None, cause, course.connect_ms, course.first_byte_ms, course.status, course.certificate_days, clock(), detail
     )
@@ -97,11 +101,12 @@ async def check(target: Target, clock: Callable[[], float]) -> ProbeResult:
 class _Course:
     """How far a probe came and when: httpcore calls it at each step (its "trace" extension)."""
 
-    __slots__ = ("_clock", "_sent", "_started", "certificate_days", "connect_ms", "first_byte_ms", "phase", "status")
+    __slots__ = ("_clock", "_sent", "_started", "_stream", "certificate_days", "connect_ms", "first_byte_ms", "phase", "status")
 
     def __init__(self) -> None:
         self._clock = asyncio.get_running_loop().time
         self._started = self._sent = self._clock()
+        self._stream: Any = None
         self.phase = "connect"
         self.connect_ms: float | None = None
         self.first_byte_ms: float | None = None
@@ -110,7 +115,10 @@ class _Course:
 
     async def __call__(self, step: str, info: dict[str, Any]) -> None:
         match step:
+            case "connection.connect_tcp.started":
+                self.connecting()
             case "connection.connect_tcp.complete":
+                self._stream = info["return_value"]
                 self.connected()
             case "connection.start_tls.complete":
                 self._read_certificate(info["return_value"].get_extra_info("ssl_object"))
@@ -118,6 +126,11 @@ class _Course:
                 self._sent, self.phase = self._clock(), "headers"
             case "http11.receive_response_headers.complete":
                 self.first_byte_ms, self.phase = (self._clock() - self._sent) * 1e3, "body"
+
+    async def close(self) -> None:
+        """Hang up. httpcore forgets to when it is cancelled in a TLS handshake."""
+        if self._stream is not None:
+            await self._stream.aclose()
 
     def connecting(self) -> None:
         self._started = self._clock()
@@ -151,16 +164,14 @@ async def _connect(target: Target, course: _Course) -> None:
 
 
 async def _addresses(target: Target) -> list[str]:
-    try:
+    with contextlib.suppress(ValueError):  # what is an address already must not wait for the threads that resolve names
         return [str(ipaddress.ip_address(target.host))]
-    except ValueError:  # a name: asked for in a thread, which an address must not have to wait for
-        found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys(str(info[4][0]) for info in found))
+    found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
-async def _get(target: Target, course: _Course) -> None:
+async def _get(target: Target, course: _Course, context: ssl.SSLContext) -> None:
     monitor = target.monitor
-    context = _tls_context(monitor) if target.protocol == "https" else _plain_context()
     transport = httpx.AsyncHTTPTransport(verify=context, limits=httpx.Limits(max_connections=1, max_keepalive_connections=0))
     headers = [*REQUEST_HEADERS.items(), *monitor.headers, *([("host", monitor.host)] if monitor.host else ())]
     extensions: dict[str, Any] = {"trace": course}
@@ -172,11 +183,14 @@ async def _get(target: Target, course: _Course) -> None:
     ):
         course.status = response.status_code
         left = BODY_LIMIT
-        async with contextlib.aclosing(cast(AsyncGenerator[bytes], response.aiter_raw())) as chunks:
-            async for chunk in chunks:
+        try:
+            async for chunk in response.aiter_raw():
                 left -= len(chunk)
-                if left <= 0:
-                    break
+                if left <= 0:  # hang up rather than leave the loop: that would leave httpx's generators to the garbage collector
+                    await course.close()
+        except httpx.ReadError:
+            if left > 0:
+                raise
 
 
 @functools.cache
@@ -231,8 +245,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _words(error: BaseException, target: Target) -> str:
     if isinstance(error, TimeoutError):
         return f"no complete answer within {target.monitor.timeout:g} s"
-    words = [str(each) for each in _chain(error)]
-    return next((text for text in reversed(words) if text), type(error).__name__)[:DETAIL_LIMIT]
+    words = [text for each in _chain(error) if (text := _own_words(each))]
+    return (words[-1] if words else type(error).__name__)[:DETAIL_LIMIT]
+
+
+def _own_words(error: BaseException) -> str:
+    """Give an error's text, with the operating system's name for its number, which asyncio replaces by its own words."""
+    number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+    name = os.strerror(number) if number and number > 0 else ""
+    return str(error) if name in str(error) else f"{name}: {error}"
 
 
 def _not_after(certificate: bytes) -> float:
