@@ -118,8 +118,8 @@ def test_probes_of_one_target_never_overlap() -> None:
 
 def test_jitter_spreads_targets_over_the_interval_and_keeps_their_phases() -> None:
     def phases(seed: int, jitter: float) -> list[float]:
-        world = World(*[Server() for _ in range(200)])
-        world.play(14.99, monitor=Monitor(jitter=jitter), seed=seed)
+        world = World(*[Server() for _ in range(100)])
+        world.play(9.99, monitor=Monitor(jitter=jitter), seed=seed)
         for server in world.servers:
             assert server.started == near(server.started[0] + 5.0 * k for k in range(len(server.started)))
         return [server.started[0] for server in world.servers]
@@ -128,20 +128,20 @@ def test_jitter_spreads_targets_over_the_interval_and_keeps_their_phases() -> No
     assert whole == phases(0, 1.0) != phases(1, 1.0)
     assert [round(phase / 5, 9) for phase in whole] == [round(phase / 1, 9) for phase in phases(0, 0.2)]  # the same shares of the spread
     per_second = [sum(k <= phase < k + 1 for phase in whole) for k in range(5)]
-    assert sum(per_second) == 200 and min(per_second) > 20
+    assert sum(per_second) == 100 and min(per_second) > 10
 
 
 def test_bounded_concurrency_serves_hundreds_of_dead_targets_in_time() -> None:
-    world = World(*[Server((0, "hang")) for _ in range(400)])
+    world = World(*[Server((0, "hang")) for _ in range(300)])
     busiest = [0]
 
     def watch() -> None:
         busiest[0] = max(busiest[0], sum(server.open for server in world.servers))
         world.loop.call_later(0.05, watch)
 
-    world.play(30.0, (0.0, watch), monitor=Monitor(max_concurrency=200))
-    assert 100 < busiest[0] <= 200
-    assert all(server.started[0] < 5.0 and server.started[-1] >= 25.0 for server in world.servers)
+    world.play(20.0, (0.0, watch), monitor=Monitor(max_concurrency=150))
+    assert 100 < busiest[0] <= 150
+    assert all(server.started[0] < 5.0 and server.started[-1] >= 15.0 for server in world.servers)
     gaps = [b - a for server in world.servers for a, b in itertools.pairwise(server.started)]
     assert gaps == near([5.0] * len(gaps))
 
@@ -173,7 +173,7 @@ def test_a_first_round_asks_everybody_once_and_ends_at_its_deadline() -> None:
     assert ended == pytest.approx(300 * 0.002 + 2.0)
     assert len(prober.results) == 302 and {len(server.started) for server in world.servers} == {1}
     assert [prober.results[name].cause for name in ("r0", "r300", "r301")] == [None, "timeout", "status"]
-    assert len(world.lb.ticks) == 1
+    assert world.lb.ticks == near([*(0.1 * k for k in range(27)), 2.6])
 
     world = World(Server(), Server((0, "hang")))
     ended, prober = run(world.loop, main(0.5))
@@ -280,6 +280,35 @@ def test_a_probe_of_ones_own_that_raises_is_logged_and_reports_nothing(caplog: p
     world.play(12.0, monitor=ON_GRID, probe=probe)
     assert calls == ["r0"] * 3 and world.lb.reports == {}
     assert caplog.records[0].exc_info is not None
+
+
+# ===== a process that is slow itself
+
+
+def stall(world: World, seconds: float) -> Callable[[], None]:
+    """Make a callback that holds the event loop for so long, as another thread with the interpreter does."""
+    return lambda: setattr(world.loop, "now", world.loop.now + seconds)
+
+
+def test_a_timeout_that_this_process_caused_is_no_outcome_of_the_region() -> None:
+    world = World(Server(rtt=0.5), Server((0, "hang")))
+    prober = world.play(14.0, (5.2, stall(world, 3.0)), monitor=ON_GRID)
+    assert [(ok, cause) for _, ok, cause in world.lb.reports["r0"]] == [(True, None)] * 2  # at 0 and 10; the one at 5 was starved
+    assert [cause for *_, cause in world.lb.reports["r1"]] == ["timeout"] * 2
+    assert prober.results["r0"].ok
+
+
+def test_a_short_delay_is_no_excuse_for_a_timeout() -> None:
+    world = World(Server((0, "hang")))
+    world.play(9.0, (5.2, stall(world, 0.4)), monitor=ON_GRID)
+    assert [cause for *_, cause in world.lb.reports["r0"]] == ["timeout"] * 2
+
+
+def test_a_sample_that_measured_this_process_is_not_learned_from_but_the_success_counts() -> None:
+    world = World(Server(rtt=0.01), Server(rtt=0.5))
+    world.play(9.0, (5.015, stall(world, 0.2)), monitor=ON_GRID)
+    assert [ok for _, ok, _ in world.lb.reports["r0"]] == [True, True]
+    assert [len(world.lb.samples[name]) for name in ("r0", "r1")] == [1, 2]
 
 
 # ===== whom

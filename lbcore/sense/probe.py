@@ -13,7 +13,9 @@ import hashlib
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -25,6 +27,7 @@ from lbcore.sense.monitor import STATUS_PATH, URL_FORM, Monitor, Target
 __all__ = ["CAUSES", "LOCAL", "STATUS_PATH", "Balancing", "Monitor", "ProbeResult", "Prober", "Target", "check"]
 
 TICK = 0.1
+LATE_MS = 50.0  # a sample taken while the event loop ran later than this, and than half the sample, measured the loop
 FIRST_ROUND_SPACING = 0.002  # hundreds of connections opened at one instant would measure this process, not the paths
 
 logger = logging.getLogger(__name__)
@@ -93,6 +96,7 @@ class Prober:
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], object] = lambda: None
         self._running = self._tick_fails = False
+        self._lateness = _Lateness()
         self._anchors = [*anchors]
         self._known: tuple[Region, ...] | None = None
         self._targets: list[Target] = []
@@ -122,16 +126,16 @@ class Prober:
         """
         self._refresh_or_log()
         slots = asyncio.Semaphore(self.monitor.max_concurrency)
-
-        async def probe_after(delay: float, target: Target) -> None:
-            await asyncio.sleep(delay)
-            async with slots:
-                await self._probe_once(target)
-
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2 * self.monitor.timeout if deadline is None else deadline), asyncio.TaskGroup() as group:
-                for position, target in enumerate(self._targets):
-                    group.create_task(probe_after(position * FIRST_ROUND_SPACING, target))
+        beats = asyncio.create_task(self._beat(lambda: None))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * self.monitor.timeout if deadline is None else deadline), asyncio.TaskGroup() as group:
+                    for target in self._targets:
+                        group.create_task(self._probe_once(target, slots))
+                        await asyncio.sleep(FIRST_ROUND_SPACING)  # slept here, and not by each task, it yields when the loop is behind
+        finally:
+            beats.cancel()
+            await asyncio.wait([beats])
         self._tick()
         return self.results
 
@@ -144,14 +148,19 @@ class Prober:
         slots = asyncio.Semaphore(self.monitor.max_concurrency)
         try:
             async with asyncio.TaskGroup() as group:
-                beat = _Grid(TICK)
-                while True:
-                    await beat.wait()
-                    self._refresh_or_log()
-                    self._follow(group, tasks, slots)
-                    self._tick()
+                await self._beat(lambda: self._follow(group, tasks, slots))
         finally:
             self._running = False
+
+    async def _beat(self, follow: Callable[[], object]) -> None:
+        grid = _Grid(TICK)
+        self._lateness.watch(grid)
+        while True:
+            await grid.wait()
+            self._lateness.note()
+            self._refresh_or_log()
+            follow()
+            self._tick()
 
     def start(self, *, first_round: bool = True) -> None:
         """Run in a daemon thread; returns after the first round, unless told not to wait for one. Does nothing when started already."""
@@ -228,28 +237,31 @@ class Prober:
         grid = _Grid(target.monitor.interval, self._phase(target))
         while True:
             await grid.wait()
-            async with slots:
-                await self._probe_once(target)
+            await self._probe_once(target, slots)
 
-    async def _probe_once(self, target: Target) -> None:
+    async def _probe_once(self, target: Target, slots: asyncio.Semaphore) -> None:
         try:
             if not target.anchor and self._lb.status(target.name) == "disabled":
                 return
-            result = await self._probe(target, self._lb.clock)
-            self._deliver(target, result)
+            async with slots:
+                started = asyncio.get_running_loop().time()
+                result = await self._probe(target, self._lb.clock)
+            self._deliver(target, result, self._lateness.since(started))
         except UnknownRegionError:
             pass  # removed while the probe was under way
         except Exception:
             logger.exception("probe of %s", target.name)
 
-    def _deliver(self, target: Target, result: ProbeResult) -> None:
+    def _deliver(self, target: Target, result: ProbeResult, late: float) -> None:
+        if result.cause == "timeout" and late > target.monitor.timeout / 4:
+            result = replace(result, cause=LOCAL, detail=f"this process ran {late:.3f} s late")
         (self._anchor_results if target.anchor else self._results)[target.name] = result
         if result.cause == LOCAL:
             return
         if target.anchor:
             self._on_anchors(self.anchors_ok)
             return
-        if result.sample is not None:
+        if result.sample is not None and late * 1e3 <= max(LATE_MS, result.sample / 2):
             self._lb.observe(target.name, result.sample, vantage=self.vantage)
         self._lb.report(target.name, result.ok, cause=result.cause, vantage=self.vantage, source="probe")
 
@@ -274,10 +286,43 @@ class _Grid:
     """
 
     def __init__(self, interval: float, phase: float = 0.0) -> None:
-        self._now = asyncio.get_running_loop().time
-        self._interval, self._origin, self._next = interval, self._now() + phase, 0
+        self.now = asyncio.get_running_loop().time
+        self._interval, self._origin, self._count = interval, self.now() + phase, -1
+
+    @property
+    def due(self) -> float:
+        """Give the instant that is waited for, or was last."""
+        return self._origin + self._count * self._interval
 
     async def wait(self) -> None:
-        self._next = max(self._next, math.floor((self._now() - self._origin) / self._interval))
-        await asyncio.sleep(self._origin + self._next * self._interval - self._now())
-        self._next += 1
+        self._count = max(self._count + 1, math.floor((self.now() - self._origin) / self._interval))
+        await asyncio.sleep(self.due - self.now())
+
+
+class _Lateness:
+    """Remember how late the event loop ran what was due.
+
+    A probe that this process starved (another thread held the interpreter, the machine was paused) says nothing of its target.
+    Source: Lifeguard, arXiv 1707.00788 (a node that is slow itself should not accuse others).
+    """
+
+    def __init__(self) -> None:
+        self._beats: deque[tuple[float, float]] = deque(maxlen=round(60 / TICK))
+        self._grid: _Grid | None = None
+
+    def watch(self, grid: _Grid) -> None:
+        self._grid = grid
+
+    def note(self) -> None:
+        if self._grid is not None:
+            now = self._grid.now()
+            self._beats.append((now, now - self._grid.due))
+
+    def since(self, start: float) -> float:
+        """Give the longest delay since then, seconds, counting a beat that is overdue just now."""
+        late = 0.0 if self._grid is None else self._grid.now() - self._grid.due
+        for at, delay in reversed(self._beats):
+            if at < start:
+                break
+            late = max(late, delay)
+        return late
