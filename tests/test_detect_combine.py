@@ -15,6 +15,7 @@ from lbcore.detect import (
     Backoff,
     Consecutive,
     Detector,
+    Guard,
     Pooled,
     Quorum,
     SuccessRate,
@@ -227,3 +228,72 @@ def test_third_party_detectors_come_by_entry_point() -> None:
     with pytest.raises(TypeError, match="lacks one of report"):
         load("none")
     assert isinstance(load("pooled"), Pooled)
+
+
+class Moody(Scripted):
+    """A detector with every optional method; each raises when the detector is broken."""
+
+    def hard(self, region: int) -> bool:
+        self.check()
+        return True
+
+    def excluded(self, region: int) -> frozenset[int]:
+        self.check()
+        return frozenset({7})
+
+    def cause(self, region: int) -> str:
+        self.check()
+        return "moody"
+
+    def waiting(self, region: int, count: int, **_: object) -> None:
+        self.check()
+
+
+def test_whatever_raises_the_last_answers_stay() -> None:
+    inner = Moody({0: DOWN})
+    detector = AnyOf(inner, Consecutive())
+
+    def answers() -> tuple[object, ...]:
+        return detector.verdict(0), detector.hard(0), detector.excluded(0), detector.cause(0)
+
+    before = answers()
+    assert before == (DOWN, True, {7}, "moody")
+    inner.broken = True
+    detector.waiting(0, 1, vantage="v", group=0, gen=0, now=0.0)
+    detector.sweep(1.0)
+    assert answers() == before and detector._parts[0].errors == 6
+    detector.reset(0)
+    assert answers() == (None, False, frozenset(), "")
+
+
+def test_a_plain_detector_has_nothing_to_add() -> None:
+    detector = Quorum(Scripted)
+    say(detector, 0, True, 0.0)
+    assert not detector.hard(0) and detector.cause(0) == ""
+    guard = Guard(Scripted({0: DOWN}))
+    guard.waiting(0, 1, vantage="v", group=0, gen=0, now=0.0)
+    assert isinstance(guard.detector, Scripted) and guard.verdict(0) is DOWN and not guard.hard(0) and guard.cause(0) == ""
+    assert guard.excluded(0) == guard.excluded(9) == frozenset() and guard.verdict(9) is None and guard.held_until(9) < 0
+
+
+def test_a_region_that_is_gone_is_no_voter_on_the_vantage() -> None:
+    guard = Guard(Consecutive(0), hold_down=None)
+    for region in range(3):
+        probe(guard, region, True, 0.0)
+    guard.reset(2)
+    for region in range(2):
+        probe(guard, region, False, 1.0)
+    assert guard.verdict(0) is DOWN and guard.verdict(1) is DOWN  # two are left: they fail over normally
+
+
+def test_a_quorum_of_nonsense_is_refused() -> None:
+    for bad in ({"share": -0.1}, {"share": 1.1}, {"expiry": 0.0}):
+        with pytest.raises(ValueError, match="quorum needs"):
+            Quorum(Consecutive, **bad)
+
+
+def test_invented_vantages_cannot_fill_a_quorum() -> None:
+    detector = Quorum(lambda: Consecutive(0))
+    for number in range(200):
+        probe(detector, 0, True, float(number), vantage=f"v{number}")
+    assert len(detector._seats) == 64

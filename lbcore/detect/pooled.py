@@ -212,8 +212,6 @@ class Pooled:
             window.advance(slot)
 
     def _judge(self, state: _State, now: float, group: int | None) -> None:
-        if state.ejection.active:
-            return
         window, waits = state.window, state.waits
         waiting = sum(count for count, _ in waits.values()) if waits else 0
         failed, total = window.failed + waiting, window.total + waiting
