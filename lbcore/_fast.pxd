@@ -50,7 +50,7 @@ cdef struct Table:
     float *penalty
     double *answered
     double *ramp_start
-    uint64_t *counts           # [region][failures, successes]
+    uint64_t *counts           # [region][hash of the group][failures, successes]
     uint16_t *home
     uint16_t *bound_region
     uint32_t *bound            # no eligible other region has a key below

@@ -21,7 +21,7 @@ import zlib
 
 import numpy as np
 
-from lbcore._prefix cimport PrefixMap, group_of
+from lbcore._prefix cimport PrefixMap
 
 
 cdef extern from *:
@@ -90,6 +90,7 @@ cdef enum:
     MAX_REGIONS = 65534
     MAX_WORDS = 1024
     OWNER_TIMEOUT = 3          # seconds without a heartbeat
+    COUNT_SLOTS = 8
 
 cdef double NOISE_TAU = 900.0      # variance grows back to the prior's, seconds
 cdef double PRIOR_TAU = 21600.0    # the mean drifts back to the prior, seconds
@@ -128,7 +129,7 @@ cdef size_t lay_out(Table *t, char *base, uint32_t groups, uint32_t capacity) no
     t.penalty = <float *>(base + at); at += aligned(slot * 4)
     t.answered = <double *>(base + at); at += aligned(slot * 8)
     t.ramp_start = <double *>(base + at); at += aligned(slot * 8)
-    t.counts = <uint64_t *>(base + at); at += aligned(slot * 16)
+    t.counts = <uint64_t *>(base + at); at += aligned(slot * COUNT_SLOTS * 16)
     t.home = <uint16_t *>(base + at); at += aligned(row * 2)
     t.bound_region = <uint16_t *>(base + at); at += aligned(row * 2)
     t.bound = <uint32_t *>(base + at); at += aligned(row * 4)
@@ -1026,6 +1027,12 @@ cdef class LatencyTable:
         """Give the estimates' standard deviations: float32[regions], milliseconds (the prior's for "ewma")."""
         return self.column(group, True)
 
+    def scores(self, Py_ssize_t group):
+        """Give what regions are ordered by, estimate plus penalty: float32[regions], milliseconds."""
+        cdef uint32_t g = self.group_index(group), r
+        keys = [load32(&self.t.keys[<size_t>g * self.t.stride + r]) & ~<uint32_t>EXCLUDED for r in range(<uint32_t>self.regions)]
+        return np.array(keys, np.uint32).view(np.float32)
+
     def ages(self, Py_ssize_t group, double now):
         """Give the seconds since each cell was last touched: float64[regions], NaN = never measured."""
         cdef uint32_t g = self.group_index(group), stamp = stamp_of(seconds(now)), r, t
@@ -1048,6 +1055,10 @@ cdef class LatencyTable:
     def tier(self, Py_ssize_t region):
         """Give the region's tier, 0 (up) to 3 (probed down)."""
         return load8(&self.t.tier[self.region_index(region)])
+
+    def answered(self, Py_ssize_t region):
+        """Give when the region was last probed down (`now` of that set_tier), 0 = never."""
+        return loadd(&self.t.answered[self.region_index(region)])
 
     def penalty(self, Py_ssize_t region):
         """Give what is added to the region's scores, milliseconds."""
@@ -1101,14 +1112,18 @@ cdef class LatencyTable:
         stored(&head.heartbeat, now)
         return True
 
-    def count(self, Py_ssize_t region, bint ok):
-        """Count one outcome of the region; safe from every process that shares the table."""
-        add(&self.t.counts[2 * self.region_index(region) + ok], 1)
+    def count(self, Py_ssize_t region, bint ok, Py_ssize_t group=0):
+        """Count one outcome of the region as seen by a group; safe from every process that shares the table."""
+        cdef uint32_t r = self.region_index(region), slot = hash_of(self.group_index(group)) % COUNT_SLOTS
+        add(&self.t.counts[(r * COUNT_SLOTS + slot) * 2 + ok], 1)
 
     def counts(self):
-        """Give the outcomes counted by all processes: uint64[regions, 2], failures and successes."""
-        cdef uint32_t r, n = <uint32_t>self.regions
-        return np.array([[load64(&self.t.counts[2 * r]), load64(&self.t.counts[2 * r + 1])] for r in range(n)], np.uint64).reshape(n, 2)
+        """Give the outcomes counted by all processes: uint64[regions, 8, 2], failures and successes by hash of the group.
+
+        Groups in different slots are different; so the slots that failed are a lower bound of the groups that did.
+        """
+        cdef uint64_t[::1] all_counts = <uint64_t[:self.t.capacity * COUNT_SLOTS * 2]>self.t.counts
+        return np.array(all_counts).reshape(-1, COUNT_SLOTS, 2)[:self.regions]
 
     # -- remember
 
@@ -1284,7 +1299,7 @@ cdef class Picker:
         """
         cdef int32_t region
         with cython.critical_section(self):
-            region = table_pick(&self.table.t, <uint32_t>group_of(self.map, client))
+            region = table_pick(&self.table.t, <uint32_t>self.map.group_of(client))
             if region >= 0 and region < PyTuple_GET_SIZE(self.objects):
                 return <object>PyTuple_GET_ITEM(self.objects, region)
         raise self.no_region("no region is enabled, synced and not draining; enable one")

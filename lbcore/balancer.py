@@ -1,0 +1,639 @@
+"""Balancer: names and addresses outside, indices inside. One table, one prefix map, one detector.
+
+The only writer of tiers and bits. `report` judges under one lock; `pick` and `observe` take none. It owns no thread: whoever
+serves (Prober, DNS, HTTP) calls `tick` every 100 ms, `report` and `observe` do when the last tick is over a second old, and
+`start()` gives a daemon thread to those who only pick.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lbcore import state
+from lbcore._fast import LatencyTable, Picker
+from lbcore.decision import Candidate, Decision
+from lbcore.detect import Detector, Guard, Verdict, VantageSuspect, default_detector, limit_ejections
+from lbcore.errors import NoRegionError, UnknownRegionError
+from lbcore.region import Region, canonical
+from lbcore.sense.geo import GeoIP, Precision
+from lbcore.sense.prior import FLAT_MS, priors
+
+if TYPE_CHECKING:
+    from lbcore._prefix import PrefixMap
+
+__all__ = ["CAUSES", "Attempt", "Balancer", "Change"]
+
+logger = logging.getLogger("lbcore")
+
+CAUSES = ("refused", "timeout", "tls", "status", "reset")
+TICK_INTERVAL = 0.1  # seconds, for those who serve
+STALE_TICK = 1.0  # seconds after which a report or sample ticks by itself
+LOCAL = "local"
+_TIERS = ("up", "degraded", "ejected", "down")
+_FLAT_SD = 28.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A region's status changed: before and after are of up, degraded, ejected, down, disabled, draining."""
+
+    region: str
+    before: str
+    after: str
+    cause: str
+    at: float  # the Balancer's clock
+
+
+class Attempt:
+    """One request under way: use `.region`; leaving the block measures it and reports how it went."""
+
+    __slots__ = ("region", "gen", "since")
+
+    def __init__(self, region: Region, gen: int, since: float) -> None:
+        self.region, self.gen, self.since = region, gen, since
+
+
+class Balancer:
+    """Give the closest healthy region for a client, and learn from what became of it.
+
+    regions: at least one; the order decides ties
+    locate: city or country database (mmdb path), a PrefixMap, or None for the embedded coarse table
+    detector: judges outcomes; None = probes by consecutive failures, requests by pooled share of failures
+    clock: monotonic seconds; everything follows it
+    estimator, tau, buffer: as LatencyTable; a buffer is shared by worker processes that all pass the same regions
+    Raises ValueError for no or repeated regions and for a database that cannot be used.
+    """
+
+    def __init__(
+        self, regions: Iterable[Region], locate: str | os.PathLike[str] | PrefixMap | None = None, detector: Detector | None = None,
+        clock: Callable[[], float] = time.monotonic, *, estimator: str = "prior_ewma", tau: float = 10.0, buffer: Any = None,
+    ) -> None:  # fmt: skip
+        self.clock = clock
+        self._lock = threading.RLock()
+        self._table_options = {"estimator": estimator, "tau": tau}
+        self._buffer = buffer
+        self._callbacks: list[Callable[[Change], object]] = []
+        self._changes: list[Change] = []
+        self._samples = self._ticks = 0
+        self._last_tick = clock()
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        chosen = detector if detector is not None else default_detector()
+        self.guard = chosen if isinstance(chosen, Guard) else Guard(chosen, suspect=VantageSuspect())
+        self._slots: dict[str, int] = {}
+        self._objects: tuple[Region | None, ...] = ()
+        self._geo, self._map = _open_map(locate)
+        self._found(_distinct(regions))
+        self._picker = Picker(self._table, self._map, self._objects, NoRegionError)
+        self.pick = self._picker.pick
+        self._table.tick(clock())
+        _balancers.add(self)
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Balancer:
+        """Build a Balancer from lbcore.toml; ConfigError lists everything that is wrong with it. Needs lbcore[cli]."""
+        from lbcore import config
+
+        return cls(**(config.load(path).balancer_options() | overrides))
+
+    # ---- who there is
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Give the regions in the table's order."""
+        return tuple(region for region in self._objects if region is not None)
+
+    @property
+    def table(self) -> LatencyTable:
+        """Give the latency table in use; another one after the regions outgrow it or the map is replaced."""
+        return self._table
+
+    @property
+    def map(self) -> PrefixMap:
+        """Give the prefix map in use."""
+        return self._map
+
+    @property
+    def fail_open(self) -> bool:
+        """Say whether no region is up, so that picks fall back on what the operator wants."""
+        return bool(self._table.fail_open)
+
+    def region(self, name: str | Region) -> Region:
+        """Give a region by its name in any spelling; UnknownRegionError names the nearest ones."""
+        found = self._objects[self.slot(name)]
+        assert found is not None
+        return found
+
+    def slot(self, region: str | Region) -> int:
+        """Give a region's index in the table."""
+        name = region if isinstance(region, str) else region.name
+        slot = self._slots.get(name)
+        if slot is None:
+            slot = self._slots.get(canonical(name))
+        if slot is None:
+            raise UnknownRegionError(name, self._slots)
+        return slot
+
+    def status(self, region: str | Region) -> str:
+        """Give what holds of a region: disabled, draining, up, degraded, ejected or down."""
+        slot = self.slot(region)
+        if not self._wanted[slot]:
+            return "disabled"
+        return "draining" if slot in self._draining else _TIERS[self._table.tier(slot)]
+
+    # ---- choose
+
+    def rank(self, client: object = None, exclude: Collection[str | Region] = ()) -> list[Region]:
+        """Give the regions that may serve a client, the pick first, then each next closest; `exclude` is left out."""
+        without = {self.slot(region) for region in exclude}
+        return [self._at(slot) for slot in self._table.rank(self._map.lookup(client)).tolist() if slot not in without]
+
+    def match(self, client: object) -> tuple[int, int]:
+        """Give a client's group and the length of the shortest prefix around it that is all of that group (ECS scope)."""
+        group, length = self._map.match(client)
+        return int(group), int(length)
+
+    def explain(self, client: object = None) -> Decision:
+        """Give why a client gets the region it gets now; nothing changes by asking."""
+        now = self.clock()
+        table, group = self._table, self._map.lookup(client)
+        order = [int(slot) for slot in table.rank(group)]
+        home = table.home(group)
+        shown = [*order, *(slot for slot in self._slots.values() if slot not in order)]
+        return Decision(
+            client=None if client is None else str(client), group=group, key=self._map.keys[group], place=self._place(group),
+            region=self._at(order[0]).name if order else None, home=self._at(home).name if home >= 0 else None,
+            reason=_reason(order[0] if order else -1, home, table.fail_open), forced=table.forced(group), pending=table.pending(group),
+            fail_open=table.fail_open, at=now, candidates=self._candidates(group, shown, set(order), now),
+        )  # fmt: skip
+
+    def _candidates(self, group: int, slots: Sequence[int], admissible: set[int], now: float) -> list[Candidate]:
+        table = self._table
+        estimates, deviations, ages, eligible = table.estimates(group), table.deviations(group), table.ages(group, now), table.eligible()
+        scores = table.scores(group)
+        return [
+            Candidate(
+                region=self._at(s).name, slot=s, score_ms=float(scores[s]), estimate_ms=float(estimates[s]), deviation_ms=float(deviations[s]),
+                penalty_ms=table.penalty(s), sample_age=None if np.isnan(ages[s]) else float(ages[s]), status=self.status(self._at(s)),
+                tier=table.tier(s), answered=table.answered(s), eligible=bool(eligible[s]), admissible=s in admissible,
+                excluded=table.excluded(group, s),
+            )
+            for s in slots
+        ]  # fmt: skip
+
+    def _place(self, group: int) -> dict[str, Any] | None:
+        if group == 0:
+            return None
+        lat, lon = self._map.locations
+        precision = Precision(int(self._map.precision[group])).name.lower()
+        known = not np.isnan(lat[group])
+        place = (round(float(lat[group]), 2), round(float(lon[group]), 2)) if known else (None, None)
+        return {"lat": place[0], "lon": place[1], "country": self._map.countries[group], "precision": precision}
+
+    def _at(self, slot: int) -> Region:
+        region = self._objects[slot]
+        assert region is not None
+        return region
+
+    # ---- learn
+
+    def observe(self, region: str | Region, ms: float, client: object = None, *, vantage: str | None = None, age: float = 0.0) -> None:
+        """Take one measured round trip, milliseconds, `age` seconds old; client None = measured by this process.
+
+        vantage: which node measured, for whoever reads logs; its own place is group 0. A timeout is no sample: `report` it.
+        Raises ValueError for NaN, infinite or negative values and for what is no address.
+        """
+        now = self.clock()
+        if not 0 <= age < 1e7:
+            raise ValueError(f"age must be seconds >= 0, got {age!r}")
+        self._table.observe(self._map.lookup(client), self.slot(region), ms, now - age)
+        self._samples += 1
+        if now - self._last_tick > STALE_TICK:
+            self._tick_if_free()
+
+    def report(
+        self, region: str | Region, ok: bool, client: object = None, *,
+        cause: str | None = None, vantage: str | None = None, source: str = "request", gen: int | None = None,
+    ) -> None:  # fmt: skip
+        """Take one outcome; a verdict that it changes holds for the next pick.
+
+        cause: refused, timeout, tls, status or reset, for a failure. gen: `generation(region)` when the work began: late
+        failures from before a recovery are dropped. source: "probe", "request" or "external".
+        Raises ValueError for another cause or source, or for what is no address.
+        """
+        slot, now = self.slot(region), self.clock()
+        if cause is not None and cause not in CAUSES:
+            raise ValueError(f"cause must be one of {', '.join(CAUSES)} or None, got {cause!r}")
+        if source not in ("probe", "request", "external"):
+            raise ValueError(f"source must be probe, request or external, got {source!r}")
+        group = self._map.lookup(client)
+        if self._buffer is not None and source == "request":
+            self._table.count(slot, ok, group)  # the owner of the shared table judges, at its next tick
+        elif self._judges():
+            with self._lock:
+                self._judge_outcome(slot, bool(ok), cause, source, vantage or LOCAL, group, gen, now)
+            self._notify()
+        if now - self._last_tick > STALE_TICK:
+            self._tick_if_free()
+
+    def generation(self, region: str | Region) -> int:
+        """Give what work on a region that begins now passes to `report` as `gen`."""
+        return self.guard.generation(self.slot(region))
+
+    @contextmanager
+    def attempt(self, client: object = None) -> Iterator[Attempt]:
+        """Pick a region for one request, time the block, and report success or the exception's cause.
+
+        Only exceptions that speak of the path (OSError, TimeoutError, httpx transport errors) count against the region.
+        """
+        region: Region = self.pick(client)
+        attempt = Attempt(region, self.generation(region), self.clock())
+        try:
+            yield attempt
+        except BaseException as error:
+            cause = cause_of(error)
+            if cause is not None and region.name in self._slots:
+                self.report(region, False, client, cause=cause, gen=attempt.gen)
+            raise
+        if region.name in self._slots:
+            self.observe(region, max(0.0, self.clock() - attempt.since) * 1000.0, client)
+            self.report(region, True, client, gen=attempt.gen)
+
+    def _judge_outcome(self, slot: int, ok: bool, cause: str | None, source: str, vantage: str, group: int, gen: int | None, now: float) -> None:
+        gen = self.guard.generation(slot) if gen is None else gen
+        self.guard.report(slot, ok, cause=cause, source=source, vantage=vantage, group=group, gen=gen, now=now)
+        if self.guard.changed:
+            self._apply_verdicts(now)
+
+    def _apply_verdicts(self, now: float) -> None:
+        """Bring tiers and exclusions in line with the detector's verdicts, then let the table move homes at once."""
+        self.guard.changed.clear()
+        slots = [slot for slot in self._slots.values() if not self._at(slot).always_serve]
+        down = [slot for slot in slots if self.guard.verdict(slot) is Verdict.DOWN]
+        hard = {slot for slot in down if self.guard.hard(slot)}
+        ejected = {slot for slot in down if self._table.tier(slot) == 2}
+        granted = limit_ejections(down, len(self._slots), hard=hard, ejected=ejected)
+        for slot in slots:
+            self._set_tier(slot, 0 if slot not in granted else 3 if slot in hard else 2, now)
+            self._set_excluded(slot, self.guard.excluded(slot))
+        self._table.tick(now)
+
+    def _set_tier(self, slot: int, tier: int, now: float) -> None:
+        if self._table.tier(slot) != tier:
+            cause = self.guard.cause(slot) if tier else "recovered"
+            with self._change(slot, cause, now):
+                self._table.set_tier(slot, tier, now)
+
+    def _set_excluded(self, slot: int, groups: frozenset[int]) -> None:
+        before = self._excluded.get(slot, frozenset())
+        for group in before - groups:
+            self._table.exclude(group, slot, False)
+        for group in groups:
+            if group < self._table.groups:
+                self._table.exclude(group, slot, True)
+        self._excluded[slot] = groups
+
+    # ---- time
+
+    def tick(self) -> None:
+        """Do what is due: end ejections, age estimates, move homes. Every 100 ms is right; oftener does no harm."""
+        now = self.clock()
+        with self._lock:
+            self._last_tick = now
+            self._ticks += 1
+            if self._judges():
+                self._judge_counts(now)
+                self.guard.sweep(now)
+                if self.guard.changed or any(self._excluded.values()):
+                    self._apply_verdicts(now)
+            self._table.tick(now)
+            if self._buffer is not None:
+                self._watch_tiers(now)
+        self._notify()
+
+    def _tick_if_free(self) -> None:
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            self.tick()
+
+    def _judges(self) -> bool:
+        return self._buffer is None or self._table.owner == os.getpid()
+
+    def _judge_counts(self, now: float) -> None:
+        """Feed what all processes counted since the last tick to the detector; slots of groups stand for groups."""
+        if self._buffer is None:
+            return
+        counts = self._table.counts()
+        fresh = counts - self._counted[: len(counts)]
+        self._counted[: len(counts)] = counts
+        for slot, spread, ok in np.argwhere(fresh).tolist():
+            for _ in range(min(int(fresh[slot, spread, ok]), 100)):
+                if slot in self._slots.values():
+                    self._judge_outcome(slot, bool(ok), None if ok else "reset", "request", LOCAL, spread, None, now)
+
+    def _watch_tiers(self, now: float) -> None:
+        """See what the owning process decided, so that callbacks run in every process."""
+        for slot, before in enumerate(self._seen_tiers):
+            if slot in self._slots.values() and (tier := self._table.tier(slot)) != before:
+                self._seen_tiers[slot] = tier
+                if not self._judges():
+                    self._changes.append(Change(self._at(slot).name, _TIERS[before], _TIERS[tier], "decided by the owning process", now))
+
+    def start(self) -> None:
+        """Tick every 100 ms in a daemon thread, for those who only pick. Again after a fork: threads do not survive it."""
+        if self._thread is None or not self._thread.is_alive():
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name="lbcore-tick", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread of `start` and wait for it."""
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread = None
+
+    def _run(self) -> None:
+        while not self._stopping.wait(TICK_INTERVAL):
+            try:
+                self.tick()
+            except Exception:
+                logger.exception("tick failed; the next one tries again")
+
+    # ---- operate
+
+    def enable(self, region: str | Region) -> None:
+        """Let a region serve again; its groups come home over 30 s."""
+        self._want(region, True)
+
+    def disable(self, region: str | Region) -> None:
+        """Take a region out at once, whatever its health; it stays out until enabled."""
+        self._want(region, False)
+
+    def drain(self, region: str | Region, on: bool = True) -> None:
+        """Send a region nobody new; `on=False` ends it."""
+        slot = self.slot(region)
+        with self._lock, self._change(slot, "drained" if on else "undrained", self.clock()):
+            (self._draining.add if on else self._draining.discard)(slot)
+            self._table.set_draining(slot, on)
+            self._table.tick(self.clock())
+        self._notify()
+
+    def _want(self, region: str | Region, on: bool) -> None:
+        slot = self.slot(region)
+        with self._lock, self._change(slot, "enabled" if on else "disabled", self.clock()):
+            self._wanted[slot] = on
+            self._table.set_enabled(slot, on)
+            self._table.tick(self.clock())
+        self._notify()
+
+    @contextmanager
+    def _change(self, slot: int, cause: str, now: float) -> Iterator[None]:
+        name = self._at(slot).name
+        before = self.status(name)
+        yield
+        if self.status(name) != before:
+            self._changes.append(Change(name, before, self.status(name), cause, now))
+
+    def on_change(self, callback: Callable[[Change], object]) -> None:
+        """Call `callback(Change)` after every change of a region's status, outside the lock; what it raises is logged."""
+        self._callbacks.append(callback)
+
+    def _notify(self) -> None:
+        while self._changes:
+            with self._lock:
+                changes, self._changes = self._changes, []
+            for change in changes:
+                logger.info("%s: %s -> %s (%s)", change.region, change.before, change.after, change.cause)
+                for callback in self._callbacks:
+                    try:
+                        callback(change)
+                    except Exception:
+                        logger.exception("on_change callback %r raised", callback)
+
+    def set_regions(self, regions: Iterable[Region]) -> None:
+        """Replace the list of regions while serving; those that stay keep their health and what was learned.
+
+        ValueError, with nothing changed, for no or repeated regions, or when the table is shared with other processes.
+        """
+        wanted = _distinct(regions)
+        with self._lock:
+            if self._buffer is not None and [r.name for r in wanted] != [r.name for r in self.regions]:
+                raise ValueError("a table shared by processes keeps its regions: restart the workers with the new list")
+            for name in self._slots.keys() - {region.name for region in wanted}:
+                self._remove(name)
+            added = [region for region in wanted if region.name not in self._slots]
+            if sum(slot is None for slot in self._objects) + self._table.region_capacity - len(self._objects) < len(added):
+                self._grow(wanted)
+            else:
+                self._update(wanted, added)
+            self._table.tick(self.clock())
+        self._notify()
+
+    def _remove(self, name: str) -> None:
+        slot = self._slots.pop(name)
+        self._table.remove_region(slot)
+        self.guard.reset(slot)
+        self._excluded.pop(slot, None)
+        self._draining.discard(slot)
+        self._publish({slot: None})
+
+    def _update(self, wanted: Sequence[Region], added: Sequence[Region]) -> None:
+        places = {region.name: (region.lat, region.lon) for region in self.regions}
+        for region in added:
+            self._slots[region.name] = self._table.add_region(False)
+        self._publish({self._slots[region.name]: region for region in wanted})
+        if added or places != {region.name: (region.lat, region.lon) for region in wanted}:
+            self._seed()
+        for region in wanted:  # last: from here on it may be picked
+            slot = self._slots[region.name]
+            if region in added:
+                self._wanted[slot] = region.enabled
+                self._table.set_enabled(slot, region.enabled)
+
+    def _publish(self, changed: dict[int, Region | None]) -> None:
+        size = max([len(self._objects), *(slot + 1 for slot in changed)])
+        objects: list[Region | None] = [*self._objects, *[None] * (size - len(self._objects))]
+        for slot, region in changed.items():
+            objects[slot] = region
+        self._objects = tuple(objects)
+        self._picker.replace(self._table, self._map, self._objects)
+
+    # ---- tables
+
+    def set_locate(self, locate: str | os.PathLike[str] | PrefixMap | None) -> None:
+        """Swap the database while serving; what groups of the same key learned is kept. Errors as the constructor's."""
+        geo, prefixes = _open_map(locate)
+        with self._lock:
+            self._geo = geo
+            self._rebuild(prefixes, self.regions)
+
+    def reload_locate(self) -> bool:
+        """Read the database file again if it changed; True when it did. A bad new file raises and leaves the old in use."""
+        if self._geo is None or not self._geo.reload():
+            return False
+        with self._lock:
+            self._rebuild(self._geo.map, self.regions)
+        return True
+
+    def _found(self, regions: Sequence[Region]) -> None:
+        """Make a table for the map and regions, with all regions in slots of their order."""
+        self._slots = {region.name: slot for slot, region in enumerate(regions)}
+        self._objects = tuple(regions)
+        self._table = LatencyTable(self._map.groups, len(regions), buffer=self._buffer, **self._table_options)
+        self._wanted = [region.enabled for region in regions] + [True] * (self._table.region_capacity - len(regions))
+        self._draining: set[int] = set()
+        self._excluded: dict[int, frozenset[int]] = {}
+        self._seen_tiers = [0] * len(regions)
+        self._counted = np.zeros((self._table.region_capacity, 8, 2), np.uint64)
+        for slot, region in enumerate(regions):
+            if not region.enabled:
+                self._table.set_enabled(slot, False)
+        self._seed()
+
+    def _seed(self) -> None:
+        lat, lon = self._map.locations
+        ms = np.full((self._table.groups, self._table.regions), FLAT_MS, np.float32)
+        sd = np.full_like(ms, _FLAT_SD)
+        slots = list(self._slots.values())
+        if slots:
+            ms[:, slots], sd[:, slots] = priors(lat, lon, self._map.precision, [self._at(slot) for slot in slots])
+        self._table.seed_many(ms, sd)
+
+    def _grow(self, wanted: Sequence[Region]) -> None:
+        kept = [region for region in wanted if region.name in self._slots]
+        self._rebuild(self._map, [*kept, *(region for region in wanted if region not in kept)])
+
+    def _rebuild(self, prefixes: PrefixMap, regions: Sequence[Region]) -> None:
+        """Carry everything over to a new table, then swap the Picker's pointer; picks in between use the old one."""
+        if self._buffer is not None:
+            raise ValueError("a table shared by processes keeps its size: restart the workers with the new database")
+        now = self.clock()
+        old_slots, old_map, old_table, wanted = self._slots, self._map, self._table, self._wanted
+        draining = {self._at(slot).name for slot in self._draining}
+        learned = old_table.snapshot(now)
+        self._map = prefixes
+        self._found(regions)
+        to_region = np.full(old_table.regions, 65535, np.uint16)
+        for name, slot in old_slots.items():
+            to_region[slot] = self._slots[name]
+            self._table.set_tier(self._slots[name], old_table.tier(slot), now)
+            self._table.set_enabled(self._slots[name], wanted[slot])
+            self._table.set_draining(self._slots[name], name in draining)
+            self._wanted[self._slots[name]] = wanted[slot]
+        self._draining = {self._slots[name] for name in draining}
+        self._table.restore(learned, now, 0.0, state.index_keys(old_map.keys, prefixes.keys), to_region)
+        self._move_detector({slot: self._slots[name] for name, slot in old_slots.items()})
+        self._table.tick(now)
+        self._picker.replace(self._table, self._map, self._objects)
+
+    def _move_detector(self, slots: dict[int, int]) -> None:
+        """Forget what the detector holds under slots that now mean another region."""
+        for old, new in slots.items():
+            if old != new:
+                self.guard.reset(old)
+                self.guard.reset(new)
+
+    # ---- remember and tell
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was learned, with wall-clock time, region names and group keys; whole or not at all (fsync, rename)."""
+        with self._lock:
+            names = [region.name if region else "" for region in self._objects]
+            data = state.pack(names, self._map.keys, self._table.snapshot(self.clock()), time.time())
+        state.write(Path(path), data)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what `save` wrote, matched by region name and group key, aged by the wall-clock time since.
+
+        Raises ValueError naming the file, with nothing changed, when it is damaged; OSError when it cannot be read.
+        """
+        saved = state.read(Path(path))
+        with self._lock:
+            to_region = np.array([self._slots.get(name, 65535) for name in saved.regions], np.uint16)
+            age = min(max(0.0, time.time() - saved.at), 9e6)
+            try:
+                self._table.restore(saved.snapshot, self.clock(), age, state.index_keys(saved.keys, self._map.keys), to_region)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            self._table.tick(self.clock())
+
+    def stats(self) -> dict[str, Any]:
+        """Give counters and the status of every region as plain JSON types."""
+        homes = np.bincount(self._table.homes(), minlength=65536)
+        return {
+            "groups": self._table.groups,
+            "fail_open": self.fail_open,
+            "suspect": self.guard.suspicion is not None,
+            "samples": self._samples,
+            "ticks": self._ticks,
+            "bytes": self._table.nbytes,
+            "regions": {r.name: {"status": self.status(r), "home_groups": int(homes[self._slots[r.name]])} for r in self.regions},
+        }
+
+
+def cause_of(error: BaseException) -> str | None:
+    """Give the cause that an exception speaks of: refused, timeout, tls or reset; None when it is not the path's fault."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "SSLError" in names:
+        return "tls"
+    if "TimeoutException" in names:
+        return "timeout"
+    if "ConnectError" in names:
+        return "tls" if "certificate" in str(error).lower() or "ssl" in str(error).lower() else "refused"
+    return "reset" if isinstance(error, OSError) or "TransportError" in names else None
+
+
+def _reason(picked: int, home: int, fail_open: bool) -> str:
+    if picked < 0:
+        return "none"
+    if fail_open:
+        return "fail_open"
+    return "first" if home < 0 else "home" if picked == home else "failover"
+
+
+def _distinct(regions: Iterable[Region]) -> list[Region]:
+    wanted = list(regions)
+    names = [region.name for region in wanted]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"every region may be named once, got {', '.join(twice)} more often")
+    if not wanted:
+        raise ValueError("a Balancer needs at least one region, got none")
+    return wanted
+
+
+def _open_map(locate: str | os.PathLike[str] | PrefixMap | None) -> tuple[GeoIP | None, PrefixMap]:
+    if locate is None or isinstance(locate, (str, os.PathLike)):
+        geo = GeoIP(locate)
+        return geo, geo.map
+    return None, locate
+
+
+_balancers: weakref.WeakSet[Balancer] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A lock that another thread held at the fork would never be released in the child."""
+    for balancer in _balancers:
+        balancer._lock = threading.RLock()
+        balancer._thread = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
