@@ -22,21 +22,20 @@ import numpy as np
 
 from lbcore import state
 from lbcore._fast import LatencyTable, Picker
-from lbcore.decision import Candidate, Decision
-from lbcore.detect import Detector, Guard, Verdict, VantageSuspect, default_detector, limit_ejections
-from lbcore.errors import NoRegionError, UnknownRegionError
+from lbcore.decision import Decision, decide
+from lbcore.detect import Detector, Guard, VantageSuspect, Verdict, default_detector, limit_ejections
+from lbcore.errors import CAUSES, NoRegionError, UnknownRegionError, cause_of
 from lbcore.region import Region, canonical
-from lbcore.sense.geo import GeoIP, Precision
+from lbcore.sense.geo import GeoIP
 from lbcore.sense.prior import FLAT_MS, priors
 
 if TYPE_CHECKING:
     from lbcore._prefix import PrefixMap
 
-__all__ = ["CAUSES", "Attempt", "Balancer", "Change"]
+__all__ = ["Attempt", "Balancer", "Change"]
 
 logger = logging.getLogger("lbcore")
 
-CAUSES = ("refused", "timeout", "tls", "status", "reset")
 TICK_INTERVAL = 0.1  # seconds, for those who serve
 STALE_TICK = 1.0  # seconds after which a report or sample ticks by itself
 LOCAL = "local"
@@ -81,7 +80,7 @@ class Balancer:
     ) -> None:  # fmt: skip
         self.clock = clock
         self._lock = threading.RLock()
-        self._table_options = {"estimator": estimator, "tau": tau}
+        self._estimator, self._tau = estimator, tau
         self._buffer = buffer
         self._callbacks: list[Callable[[Change], object]] = []
         self._changes: list[Change] = []
@@ -166,40 +165,8 @@ class Balancer:
 
     def explain(self, client: object = None) -> Decision:
         """Give why a client gets the region it gets now; nothing changes by asking."""
-        now = self.clock()
-        table, group = self._table, self._map.lookup(client)
-        order = [int(slot) for slot in table.rank(group)]
-        home = table.home(group)
-        shown = [*order, *(slot for slot in self._slots.values() if slot not in order)]
-        return Decision(
-            client=None if client is None else str(client), group=group, key=self._map.keys[group], place=self._place(group),
-            region=self._at(order[0]).name if order else None, home=self._at(home).name if home >= 0 else None,
-            reason=_reason(order[0] if order else -1, home, table.fail_open), forced=table.forced(group), pending=table.pending(group),
-            fail_open=table.fail_open, at=now, candidates=self._candidates(group, shown, set(order), now),
-        )  # fmt: skip
-
-    def _candidates(self, group: int, slots: Sequence[int], admissible: set[int], now: float) -> list[Candidate]:
-        table = self._table
-        estimates, deviations, ages, eligible = table.estimates(group), table.deviations(group), table.ages(group, now), table.eligible()
-        scores = table.scores(group)
-        return [
-            Candidate(
-                region=self._at(s).name, slot=s, score_ms=float(scores[s]), estimate_ms=float(estimates[s]), deviation_ms=float(deviations[s]),
-                penalty_ms=table.penalty(s), sample_age=None if np.isnan(ages[s]) else float(ages[s]), status=self.status(self._at(s)),
-                tier=table.tier(s), answered=table.answered(s), eligible=bool(eligible[s]), admissible=s in admissible,
-                excluded=table.excluded(group, s),
-            )
-            for s in slots
-        ]  # fmt: skip
-
-    def _place(self, group: int) -> dict[str, Any] | None:
-        if group == 0:
-            return None
-        lat, lon = self._map.locations
-        precision = Precision(int(self._map.precision[group])).name.lower()
-        known = not np.isnan(lat[group])
-        place = (round(float(lat[group]), 2), round(float(lon[group]), 2)) if known else (None, None)
-        return {"lat": place[0], "lon": place[1], "country": self._map.countries[group], "precision": precision}
+        statuses = {slot: (name, self.status(name)) for name, slot in self._slots.items()}
+        return decide(self._table, self._map, statuses, client, self.clock())
 
     def _at(self, slot: int) -> Region:
         region = self._objects[slot]
@@ -270,7 +237,9 @@ class Balancer:
             self.observe(region, max(0.0, self.clock() - attempt.since) * 1000.0, client)
             self.report(region, True, client, gen=attempt.gen)
 
-    def _judge_outcome(self, slot: int, ok: bool, cause: str | None, source: str, vantage: str, group: int, gen: int | None, now: float) -> None:
+    def _judge_outcome(
+        self, slot: int, ok: bool, cause: str | None, source: str, vantage: str, group: int, gen: int | None, now: float
+    ) -> None:
         gen = self.guard.generation(slot) if gen is None else gen
         self.guard.report(slot, ok, cause=cause, source=source, vantage=vantage, group=group, gen=gen, now=now)
         if self.guard.changed:
@@ -491,7 +460,7 @@ class Balancer:
         """Make a table for the map and regions, with all regions in slots of their order."""
         self._slots = {region.name: slot for slot, region in enumerate(regions)}
         self._objects = tuple(regions)
-        self._table = LatencyTable(self._map.groups, len(regions), buffer=self._buffer, **self._table_options)
+        self._table = LatencyTable(self._map.groups, len(regions), estimator=self._estimator, tau=self._tau, buffer=self._buffer)
         self._wanted = [region.enabled for region in regions] + [True] * (self._table.region_capacity - len(regions))
         self._draining: set[int] = set()
         self._excluded: dict[int, frozenset[int]] = {}
@@ -581,30 +550,6 @@ class Balancer:
             "bytes": self._table.nbytes,
             "regions": {r.name: {"status": self.status(r), "home_groups": int(homes[self._slots[r.name]])} for r in self.regions},
         }
-
-
-def cause_of(error: BaseException) -> str | None:
-    """Give the cause that an exception speaks of: refused, timeout, tls or reset; None when it is not the path's fault."""
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, ConnectionRefusedError):
-        return "refused"
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if "SSLError" in names:
-        return "tls"
-    if "TimeoutException" in names:
-        return "timeout"
-    if "ConnectError" in names:
-        return "tls" if "certificate" in str(error).lower() or "ssl" in str(error).lower() else "refused"
-    return "reset" if isinstance(error, OSError) or "TransportError" in names else None
-
-
-def _reason(picked: int, home: int, fail_open: bool) -> str:
-    if picked < 0:
-        return "none"
-    if fail_open:
-        return "fail_open"
-    return "first" if home < 0 else "home" if picked == home else "failover"
 
 
 def _distinct(regions: Iterable[Region]) -> list[Region]:

@@ -8,9 +8,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Candidate", "Decision"]
+import numpy as np
+
+from lbcore.sense.prior import Precision
+
+if TYPE_CHECKING:
+    from lbcore._fast import LatencyTable
+    from lbcore._prefix import PrefixMap
+
+__all__ = ["Candidate", "Decision", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,8 @@ class Decision:
         if self.group == 0:
             return f"{who} cannot be located, so it belongs to group 0, this process's own vantage."
         place = self.place or {}
-        return f"{who} belongs to group {self.group} ({self.key}), located by {place.get('precision', 'nothing')} near {place.get('lat'):.1f}, {place.get('lon'):.1f}."
+        where = "at an unknown place" if place.get("lat") is None else f"near {place['lat']:.1f}, {place['lon']:.1f}"
+        return f"{who} belongs to group {self.group} ({self.key}), {where}, precise to the {place.get('precision', 'planet')}."
 
     def _why(self) -> str:
         match self.reason:
@@ -103,3 +112,70 @@ def _describe(c: Candidate) -> str:
     penalty = f" + {c.penalty_ms:.1f} ms penalty" if c.penalty_ms else ""
     excluded = ", path excluded for this group" if c.excluded else ""
     return f"  {c.region:<20} {c.estimate_ms:7.1f} ms ± {c.deviation_ms:.1f}{penalty}  {c.status}{excluded}  ({source})"
+
+
+def decide(table: LatencyTable, prefixes: PrefixMap, statuses: Mapping[int, tuple[str, str]], client: object, now: float) -> Decision:
+    """Gather why a client gets the region it gets; `statuses` gives each slot's region name and status."""
+    group = prefixes.lookup(client)
+    order, home = table.rank(group).tolist(), table.home(group)
+    shown = [*order, *(slot for slot in statuses if slot not in order)]
+    return Decision(
+        client=None if client is None else str(client),
+        group=group,
+        key=prefixes.keys[group],
+        place=_place(prefixes, group),
+        region=statuses[order[0]][0] if order else None,
+        home=statuses[home][0] if home >= 0 else None,
+        reason=_reason(order[0] if order else -1, home, table.fail_open),
+        forced=table.forced(group),
+        pending=table.pending(group),
+        fail_open=table.fail_open,
+        at=now,
+        candidates=_candidates(table, group, [(slot, *statuses[slot]) for slot in shown], set(order), now),
+    )
+
+
+def _reason(picked: int, home: int, fail_open: bool) -> str:
+    if picked < 0:
+        return "none"
+    if fail_open:
+        return "fail_open"
+    return "first" if home < 0 else "home" if picked == home else "failover"
+
+
+def _place(prefixes: PrefixMap, group: int) -> dict[str, Any] | None:
+    if group == 0:
+        return None
+    lat, lon = (float(axis[group]) for axis in prefixes.locations)
+    known = not np.isnan(lat)
+    return {
+        "lat": round(lat, 2) if known else None,
+        "lon": round(lon, 2) if known else None,
+        "country": prefixes.countries[group],
+        "precision": Precision(int(prefixes.precision[group])).name.lower(),
+    }
+
+
+def _candidates(
+    table: LatencyTable, group: int, slots: Sequence[tuple[int, str, str]], admissible: set[int], now: float
+) -> list[Candidate]:
+    estimates, deviations, ages = table.estimates(group), table.deviations(group), table.ages(group, now)
+    scores, eligible = table.scores(group), table.eligible()
+    return [
+        Candidate(
+            region=name,
+            slot=slot,
+            score_ms=float(scores[slot]),
+            estimate_ms=float(estimates[slot]),
+            deviation_ms=float(deviations[slot]),
+            penalty_ms=table.penalty(slot),
+            sample_age=None if np.isnan(ages[slot]) else float(ages[slot]),
+            status=status,
+            tier=table.tier(slot),
+            answered=table.answered(slot),
+            eligible=bool(eligible[slot]),
+            admissible=slot in admissible,
+            excluded=table.excluded(group, slot),
+        )
+        for slot, name, status in slots
+    ]

@@ -17,7 +17,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ConfigError", "LbcoreError", "NoRegionError", "NotPrimaryError", "ServiceError", "UnknownRegionError", "Violation"]
+__all__ = ["CAUSES", "ConfigError", "LbcoreError", "NoRegionError", "NotPrimaryError", "ServiceError", "UnknownRegionError", "Violation", "cause_of"]
+
+CAUSES = ("refused", "timeout", "tls", "status", "reset")
 
 
 class LbcoreError(Exception):
@@ -78,3 +80,22 @@ class NotPrimaryError(ServiceError):
 def nearest(name: str, known: Iterable[str], count: int = 1) -> Sequence[str]:
     """Give up to `count` of the known names that resemble `name`, the most alike first."""
     return difflib.get_close_matches(name.lower(), [*known], count, 0.5)
+
+
+def cause_of(error: BaseException) -> str | None:
+    """Give the cause of failure that an exception speaks of: refused, timeout, tls or reset; None when it is not the path's fault.
+
+    Exceptions of httpx are told by the names of their classes, so that nothing needs to be imported.
+    """
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "SSLError" in names:
+        return "tls"
+    if "TimeoutException" in names:
+        return "timeout"
+    if "ConnectError" in names:
+        return "tls" if "certificate" in str(error).lower() or "ssl" in str(error).lower() else "refused"
+    return "reset" if isinstance(error, OSError) or "TransportError" in names else None

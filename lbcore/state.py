@@ -41,7 +41,7 @@ def pack(regions: Sequence[str], keys: Sequence[str], snapshot: bytes, at: float
 
 def write(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a crash at any moment leaves the old file or the new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -51,7 +51,7 @@ def write(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent or ".", os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
