@@ -52,6 +52,7 @@ cdef struct Table:
     double *ramp_start
     uint64_t *counts           # [region][hash of the group][failures, successes]
     uint16_t *home
+    uint16_t *former           # the home a group lost and means to return to
     uint16_t *bound_region
     uint32_t *bound            # no eligible other region has a key below
     uint32_t *since            # stamp at which the pending switch began; 0 = none

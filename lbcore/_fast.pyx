@@ -131,6 +131,7 @@ cdef size_t lay_out(Table *t, char *base, uint32_t groups, uint32_t capacity) no
     t.ramp_start = <double *>(base + at); at += aligned(slot * 8)
     t.counts = <uint64_t *>(base + at); at += aligned(slot * COUNT_SLOTS * 16)
     t.home = <uint16_t *>(base + at); at += aligned(row * 2)
+    t.former = <uint16_t *>(base + at); at += aligned(row * 2)
     t.bound_region = <uint16_t *>(base + at); at += aligned(row * 2)
     t.bound = <uint32_t *>(base + at); at += aligned(row * 4)
     t.since = <uint32_t *>(base + at); at += aligned(row * 4)
@@ -146,6 +147,7 @@ cdef void initialise(Table *t, uint32_t regions, int64_t owner) noexcept nogil:
     """Fill a zeroed block: every group without a home, every region enabled, synced and up."""
     cdef uint64_t i
     memset(t.home, 0xFF, <size_t>t.groups * 2)
+    memset(t.former, 0xFF, <size_t>t.groups * 2)
     memset(t.bound_region, 0xFF, <size_t>t.groups * 2)
     memset(t.dirty, 1, t.groups)
     for i in range(<uint64_t>t.groups * t.stride):
@@ -473,7 +475,7 @@ cdef void mark_drawn(Table *t, const uint64_t *gained) noexcept nogil:
             while m:
                 region = w * 64 + lowest_bit(m)
                 m &= m - 1
-                if region != home and draws(t, group, region, key):
+                if region != home and draws(t, group, region, key) or region == t.former[group]:
                     store8(&t.dirty[group], 1)
 
 
@@ -613,6 +615,8 @@ cdef void evaluate(Table *t, uint32_t group, double now, uint32_t stamp) noexcep
     store8(&t.dirty[group], 0)
     fence()
     candidates(t, group, cand)
+    if t.former[group] != NO_HOME and comes_home(t, group, t.former[group], cand, now):
+        return
     if home == NO_HOME or not in_mask(cand, home):
         best = scan(keys, cand, t.stride)
         if best != NO_INDEX:
@@ -634,8 +638,30 @@ cdef inline void bound_by(Table *t, uint32_t group, uint32_t key, uint32_t regio
     store16(&t.bound_region[group], <uint16_t>region)
 
 
+cdef bint comes_home(Table *t, uint32_t group, uint32_t former, const uint64_t *cand, double now) noexcept nogil:
+    """A group whose home was lost returns as soon as that may have it back, if by belief it would have stayed there."""
+    cdef const uint32_t *keys = t.keys + <size_t>group * t.stride
+    cdef uint32_t key = load32(&keys[former]), best
+    cdef float score = magnitude_of(key & ~<uint32_t>EXCLUDED)
+    if not in_mask(cand, former) or key & EXCLUDED:
+        return False
+    if not allowed(t, group, former, now):
+        store8(&t.dirty[group], 1)
+        return False
+    t.former[group] = NO_HOME
+    best = scan(keys, cand, t.stride)
+    if score - magnitude_of(load32(&keys[best])) > threshold(score):
+        return False
+    move(t, group, former, best, False)
+    return True
+
+
 cdef void move(Table *t, uint32_t group, uint32_t region, uint32_t best, bint forced) noexcept nogil:
     """Give the group its home. No other region's key is below the best one's; a group that could not have it looks again."""
+    if not forced or t.former[group] == region:
+        t.former[group] = NO_HOME
+    elif t.former[group] == NO_HOME:
+        t.former[group] = t.home[group]
     store16(&t.home[group], <uint16_t>region)
     store8(&t.forced[group], forced)
     store32(&t.since[group], 0)
@@ -937,6 +963,8 @@ cdef class LatencyTable:
         table_set(&self.t, self.t.configured, r, False)
         store32(&self.t.generation[r], self.t.generation[r] + 1)
         for g in range(self.t.groups):
+            if self.t.former[g] == r:
+                self.t.former[g] = NO_HOME
             if load16(&self.t.home[g]) == r:
                 store16(&self.t.home[g], NO_HOME)
                 store8(&self.t.dirty[g], 1)
@@ -1169,6 +1197,7 @@ cdef class LatencyTable:
     cdef void adopt_home(self, uint32_t group, uint16_t region) noexcept:
         if region != NO_HOME and in_mask(self.t.configured, region):
             store16(&self.t.home[group], region)
+            self.t.former[group] = NO_HOME
             bound_by(&self.t, group, 0, NO_HOME)
         store8(&self.t.dirty[group], 1)
 

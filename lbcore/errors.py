@@ -17,7 +17,17 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["CAUSES", "ConfigError", "LbcoreError", "NoRegionError", "NotPrimaryError", "ServiceError", "UnknownRegionError", "Violation", "cause_of"]
+__all__ = [
+    "CAUSES",
+    "ConfigError",
+    "LbcoreError",
+    "NoRegionError",
+    "NotPrimaryError",
+    "ServiceError",
+    "UnknownRegionError",
+    "Violation",
+    "cause_of",
+]
 
 CAUSES = ("refused", "timeout", "tls", "status", "reset")
 
