@@ -26,7 +26,7 @@ from lbcore.decision import Decision, decide
 from lbcore.detect import Detector, Guard, VantageSuspect, Verdict, default_detector, limit_ejections
 from lbcore.errors import CAUSES, NoRegionError, UnknownRegionError, cause_of
 from lbcore.region import Region, canonical
-from lbcore.sense.geo import GeoIP
+from lbcore.sense.geo import Client, GeoIP
 from lbcore.sense.prior import FLAT_MS, priors
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Balancer:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         chosen = detector if detector is not None else default_detector()
-        self.guard = chosen if isinstance(chosen, Guard) else Guard(chosen, suspect=VantageSuspect())
+        self.guard = chosen if isinstance(chosen, Guard) else Guard(chosen, suspect=VantageSuspect)
         self._slots: dict[str, int] = {}
         self._objects: tuple[Region | None, ...] = ()
         self._geo, self._map = _open_map(locate)
@@ -153,17 +153,17 @@ class Balancer:
 
     # ---- choose
 
-    def rank(self, client: object = None, exclude: Collection[str | Region] = ()) -> list[Region]:
+    def rank(self, client: Client = None, exclude: Collection[str | Region] = ()) -> list[Region]:
         """Give the regions that may serve a client, the pick first, then each next closest; `exclude` is left out."""
         without = {self.slot(region) for region in exclude}
         return [self._at(slot) for slot in self._table.rank(self._map.lookup(client)).tolist() if slot not in without]
 
-    def match(self, client: object) -> tuple[int, int]:
+    def match(self, client: Client) -> tuple[int, int]:
         """Give a client's group and the length of the shortest prefix around it that is all of that group (ECS scope)."""
         group, length = self._map.match(client)
         return int(group), int(length)
 
-    def explain(self, client: object = None) -> Decision:
+    def explain(self, client: Client = None) -> Decision:
         """Give why a client gets the region it gets now; nothing changes by asking."""
         statuses = {slot: (name, self.status(name)) for name, slot in self._slots.items()}
         return decide(self._table, self._map, statuses, client, self.clock())
@@ -175,7 +175,7 @@ class Balancer:
 
     # ---- learn
 
-    def observe(self, region: str | Region, ms: float, client: object = None, *, vantage: str | None = None, age: float = 0.0) -> None:
+    def observe(self, region: str | Region, ms: float, client: Client = None, *, vantage: str | None = None, age: float = 0.0) -> None:
         """Take one measured round trip, milliseconds, `age` seconds old; client None = measured by this process.
 
         vantage: which node measured, for whoever reads logs; its own place is group 0. A timeout is no sample: `report` it.
@@ -190,7 +190,7 @@ class Balancer:
             self._tick_if_free()
 
     def report(
-        self, region: str | Region, ok: bool, client: object = None, *,
+        self, region: str | Region, ok: bool, client: Client = None, *,
         cause: str | None = None, vantage: str | None = None, source: str = "request", gen: int | None = None,
     ) -> None:  # fmt: skip
         """Take one outcome; a verdict that it changes holds for the next pick.
@@ -219,7 +219,7 @@ class Balancer:
         return self.guard.generation(self.slot(region))
 
     @contextmanager
-    def attempt(self, client: object = None) -> Iterator[Attempt]:
+    def attempt(self, client: Client = None) -> Iterator[Attempt]:
         """Pick a region for one request, time the block, and report success or the exception's cause.
 
         Only exceptions that speak of the path (OSError, TimeoutError, httpx transport errors) count against the region.

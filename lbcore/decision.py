@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lbcore.sense.prior import Precision
+from lbcore.sense.geo import Client, Precision
 
 if TYPE_CHECKING:
     from lbcore._fast import LatencyTable
@@ -114,7 +114,7 @@ def _describe(c: Candidate) -> str:
     return f"  {c.region:<20} {c.estimate_ms:7.1f} ms ± {c.deviation_ms:.1f}{penalty}  {c.status}{excluded}  ({source})"
 
 
-def decide(table: LatencyTable, prefixes: PrefixMap, statuses: Mapping[int, tuple[str, str]], client: object, now: float) -> Decision:
+def decide(table: LatencyTable, prefixes: PrefixMap, statuses: Mapping[int, tuple[str, str]], client: Client, now: float) -> Decision:
     """Gather why a client gets the region it gets; `statuses` gives each slot's region name and status."""
     group = prefixes.lookup(client)
     order, home = table.rank(group).tolist(), table.home(group)

@@ -1,4 +1,4 @@
-"""The Balancer's promises, on a virtual clock: closest, next closest, fail open, home again; nothing lost, nothing raised across a layer."""
+"""The Balancer's promises on a virtual clock: closest, next closest, fail open, home again; nothing lost, nothing raised."""
 
 from __future__ import annotations
 

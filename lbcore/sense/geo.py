@@ -11,6 +11,7 @@ import lzma
 import os
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,10 @@ from lbcore.sense.prior import Precision, prior_ms, priors, published_ms
 if TYPE_CHECKING:
     from lbcore._prefix import PrefixMap
 
-__all__ = ["GeoIP", "Location", "Precision", "embedded_map", "prior_ms", "priors", "published_ms"]
+__all__ = ["Client", "GeoIP", "Location", "Precision", "embedded_map", "prior_ms", "priors", "published_ms"]
+
+# A client: its address as text, 4 or 16 bytes, or an object; None is this process itself.
+Client = str | bytes | IPv4Address | IPv6Address | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class GeoIP:
         self._stamp = self._file_stamp()
         self.map: PrefixMap = embedded_map() if self.path is None else _read(self.path)
 
-    def locate(self, client: object) -> Location | None:
+    def locate(self, client: Client) -> Location | None:
         """Give where a client is (address as str, bytes or ipaddress object), None when that is unknown.
 
         Private and reserved addresses, and those the database leaves out, are unknown. ValueError for what is no address.
