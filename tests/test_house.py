@@ -52,11 +52,13 @@ CORE = {path.stem for pattern in ("_*.pyx", "_*.pxd") for path in PACKAGE.glob(p
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
     {"region", *CORE},
-    {"detect", "sense", "sense.geo", "steer", "config", "data", "decision", "state"},
+    {"detect", "sense", "sense.geo", "steer", "config", "data", "state"},
+    {"decision"},
     {"balancer"},
     {"", "sense.probe", "dns", "http"},
     {"sim"},
     {"service"},
+    {"demo"},
     {"cli"},
     {"__main__"},
 )
