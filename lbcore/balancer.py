@@ -102,9 +102,9 @@ class Balancer:
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> Balancer:
         """Build a Balancer from lbcore.toml; ConfigError lists everything that is wrong with it. Needs lbcore[cli]."""
-        from lbcore import config
+        from lbcore.config import load
 
-        return cls(**(config.load(path).balancer_options() | overrides))
+        return cls(**(load(path).balancer_options() | overrides))
 
     # ---- who there is
 
