@@ -9,25 +9,25 @@ from __future__ import annotations
 import json
 import lzma
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lbcore._prefix import PrefixMap
 from lbcore.region import DATA
 from lbcore.sense.prior import Precision, prior_ms, priors, published_ms
 
-if TYPE_CHECKING:
-    from lbcore._prefix import PrefixMap
+__all__ = ["GeoIP", "Location", "Precision", "embedded_map", "places", "prior_ms", "priors", "published_ms"]
 
-__all__ = ["Client", "GeoIP", "Location", "Precision", "embedded_map", "prior_ms", "priors", "published_ms"]
+F32 = NDArray[np.float32]
 
-# A client: its address as text, 4 or 16 bytes, or an object; None is this process itself.
-Client = str | bytes | IPv4Address | IPv6Address | None
+GEOGRAPHY = DATA / "geography.xz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +43,41 @@ class Location:
 class GeoIP:
     """Locate clients by a city or country database in the mmdb format, or (path None) by the embedded coarse table.
 
+    overrides: the user's own networks, as (network, group key); the longest wins over what the table says
     Raises ValueError naming the file for one that is no usable database, OSError for one that cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, overrides: Iterable[tuple[str, str]] = ()) -> None:
         self.path = None if path is None else Path(path)
+        self._overrides = tuple(overrides)
         self._stamp = self._file_stamp()
-        self.map: PrefixMap = embedded_map() if self.path is None else _read(self.path)
+        self._table = self._read()
 
-    def locate(self, client: Client) -> Location | None:
+    @property
+    def map(self) -> PrefixMap:
+        """Give the prefix map in use: addresses to groups."""
+        return self._table[0]
+
+    def _read(self) -> tuple[PrefixMap, F32, F32, NDArray[np.uint8]]:
+        if self.path is not None:
+            prefixes = PrefixMap.from_mmdb(self.path, overrides=self._overrides)
+        elif self._overrides:
+            prefixes = PrefixMap.from_ranges(**unpack(GEOGRAPHY)[0], overrides=self._overrides)
+        else:
+            prefixes = embedded_map()
+        return prefixes, *places(prefixes)
+
+    def locate(self, client: str | bytes | IPv4Address | IPv6Address | None) -> Location | None:
         """Give where a client is (address as str, bytes or ipaddress object), None when that is unknown.
 
+        The place is the middle of the client's group: of a 2-degree cell, a subdivision or a country, as the precision says.
         Private and reserved addresses, and those the database leaves out, are unknown. ValueError for what is no address.
         """
-        prefixes = self.map
+        prefixes, lat, lon, precision = self._table
         group = prefixes.lookup(client)
-        if group == 0:
+        if group == 0 or np.isnan(lat[group]):
             return None
-        lat, lon = prefixes.locations
-        place = float(lat[group]), float(lon[group])
-        return Location(*place, prefixes.countries[group], Precision(int(prefixes.precision[group])))
+        return Location(float(lat[group]), float(lon[group]), prefixes.countries[group], Precision(int(precision[group])))
 
     def reload(self) -> bool:
         """Read the file again if it changed since; True when `.map` is a new one.
@@ -73,7 +88,7 @@ class GeoIP:
         if self.path is None or stamp == self._stamp:
             return False
         self._stamp = stamp
-        self.map = _read(self.path)
+        self._table = self._read()
         return True
 
     def _file_stamp(self) -> tuple[int, int, int] | None:
@@ -83,28 +98,39 @@ class GeoIP:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read(path: Path) -> PrefixMap:
-    from lbcore._prefix import PrefixMap
+def places(prefixes: PrefixMap) -> tuple[F32, F32, NDArray[np.uint8]]:
+    """Give what priors go by, per group: lat, lon (f32[groups], degrees, NaN = unknown) and precision (u8[groups]).
 
-    try:
-        return PrefixMap.from_mmdb(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: no usable GeoIP database: {error}") from error
+    A group of which only the country is known (a country database) stands at that country's centre, as WIDE.
+    """
+    lat, lon = (column.copy() for column in prefixes.locations)
+    precision = prefixes.precision.copy()
+    for group in np.flatnonzero(np.isnan(lat)):
+        if (country := prefixes.countries[group]) and (centre := _embedded()[1].get(country)):
+            (lat[group], lon[group]), precision[group] = centre, Precision.WIDE
+    precision[np.isnan(lat)] = Precision.NONE
+    return lat, lon, precision
 
 
-@cache
 def embedded_map() -> PrefixMap:
-    """Give the embedded coarse geography: country, and subdivision where the country is wide (about 1,200 groups).
+    """Give the embedded coarse geography: country, and subdivision where the country is wide (about 900 groups).
 
     Source: DB-IP Lite (CC BY 4.0), reduced by lbcore.sense.geo_build; see NOTICE.
     """
-    from lbcore._prefix import PrefixMap
-
-    return PrefixMap.from_ranges(**unpack(DATA / "geography.xz"))
+    return _embedded()[0]
 
 
-def unpack(path: Path) -> dict[str, Any]:
-    """Give the arguments of PrefixMap.from_ranges that a geography file holds; ValueError naming it when it is damaged."""
+@cache
+def _embedded() -> tuple[PrefixMap, Mapping[str, tuple[float, float]]]:
+    ranges, centres = unpack(GEOGRAPHY)
+    return PrefixMap.from_ranges(**ranges), centres
+
+
+def unpack(path: Path) -> tuple[dict[str, Any], Mapping[str, tuple[float, float]]]:
+    """Give what a geography file holds: the arguments of PrefixMap.from_ranges, and countries' centres (lat, lon).
+
+    Raises ValueError naming the file when it is damaged.
+    """
     try:
         with lzma.open(path) as file:
             raw = file.read()
@@ -114,7 +140,7 @@ def unpack(path: Path) -> dict[str, Any]:
         v6_starts, v6_groups, _ = _family(body, used, header["v6"])
     except (lzma.LZMAError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: no usable geography file: {error}") from error
-    return {
+    ranges = {
         "v4_starts": (v4_starts << (32 - header["v4"]["bits"])).astype(np.uint32),
         "v4_groups": v4_groups,
         "v6_starts": v6_starts << np.uint64(64 - header["v6"]["bits"]),
@@ -122,7 +148,9 @@ def unpack(path: Path) -> dict[str, Any]:
         "keys": tuple(header["keys"]),
         "lat": np.array(header["lat"], np.float32),
         "lon": np.array(header["lon"], np.float32),
+        "precision": np.array(header["precision"], np.uint8),
     }
+    return ranges, {country: (lat, lon) for country, (lat, lon) in header["countries"].items()}
 
 
 def _family(body: bytes, offset: int, shape: dict[str, int]) -> tuple[NDArray[np.uint64], NDArray[np.uint32], int]:

@@ -12,7 +12,7 @@ import json
 import lzma
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 import maxminddb
 import numpy as np
 from numpy.typing import NDArray
+
+from lbcore.sense.prior import Precision
 
 __all__ = ["Report", "build"]
 
@@ -61,8 +63,9 @@ def read(path: Path, places: dict[Place, int]) -> Networks:
     with maxminddb.open_database(path) as database:
         bits = 32 if database.metadata().ip_version == 4 else 64
         for network, record in database:
-            if bits == 32 or V6_SHORTEST <= network.prefixlen <= 64:
-                starts.append(int(network.network_address) >> (0 if bits == 32 else 64))
+            first = int(network.network_address)
+            if bits == 32 or (first >> 125 == 1 and V6_SHORTEST <= network.prefixlen <= 64):  # 2000::/3, global unicast
+                starts.append(first >> (0 if bits == 32 else 64))
                 lengths.append(network.prefixlen)
                 indices.append(places.setdefault(_place(record, path), len(places)))
     return Networks(np.array(starts, np.int64), np.array(lengths, np.int64), np.array(indices, np.int64), bits)
@@ -87,25 +90,26 @@ def centres(member: I64, weight: F64, vectors: F64, count: int) -> F64:
     return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-300))
 
 
-def wide_countries(places: Sequence[Place], weight: F64, vectors: F64) -> list[str]:
-    """Give the countries whose addresses lie more than WIDE_KM (rms) from their common centre, sorted."""
-    countries = sorted({place[0] for place in places})
-    index = {country: i for i, country in enumerate(countries)}
-    member = np.array([index[place[0]] for place in places])
-    cosine = (vectors * centres(member, weight, vectors, len(countries))[member]).sum(axis=1)
-    square = np.arccos(np.clip(cosine, -1, 1)) ** 2 * EARTH_RADIUS_KM**2
-    mean = np.bincount(member, weight * square) / np.maximum(np.bincount(member, weight), 1e-300)
-    return [country for country, spread in zip(countries, np.sqrt(mean), strict=True) if spread > WIDE_KM]
+def degrees(vectors: F64) -> tuple[list[float], list[float]]:
+    """Give latitudes and longitudes of unit vectors, to a kilometre."""
+    x, y, z = vectors.T
+    return np.degrees(np.arcsin(np.clip(z, -1, 1))).round(2).tolist(), np.degrees(np.arctan2(y, x)).round(2).tolist()
 
 
-def group_keys(places: Sequence[Place], wide: Sequence[str]) -> tuple[list[str], I64]:
-    """Give the group keys ("" is group 0) and each place's group: COUNTRY/region, COUNTRY/subdivision/region or COUNTRY/wide."""
-    def key(country: str, subdivision: str) -> str:
-        if country not in wide:
-            return f"{country}/region"
-        return f"{country}/{subdivision.replace('/', ' ')}/region" if subdivision else f"{country}/wide"
+def countries(places: Sequence[Place], weight: F64, vectors: F64) -> dict[str, tuple[F64, float]]:
+    """Give each country's centre (unit vector) and how far its addresses lie from it (rms, km), in order of names."""
+    names = sorted({country for country, _, _, _ in places if country})
+    index = {name: i for i, name in enumerate(["", *names])}
+    member = np.array([index[country] for country, _, _, _ in places])
+    centre = centres(member, weight, vectors, len(index))
+    km = np.arccos(np.clip((vectors * centre[member]).sum(axis=1), -1, 1)) * EARTH_RADIUS_KM
+    spread = np.sqrt(np.bincount(member, weight * km**2, len(index)) / np.maximum(np.bincount(member, weight, len(index)), 1.0))
+    return {name: (centre[index[name]], float(spread[index[name]])) for name in names}
 
-    of_place = [key(country, subdivision) if country else "" for country, subdivision, _, _ in places]
+
+def group_keys(places: Sequence[Place], wide: Container[str]) -> tuple[list[str], I64]:
+    """Give the group keys ("" is group 0) and each place's group: its country, "US", or where that is wide "US/Texas"."""
+    of_place = [f"{country}/{subdivision}" if country in wide and subdivision else country for country, subdivision, _, _ in places]
     keys = ["", *sorted(set(of_place) - {""})]
     index = {text: i for i, text in enumerate(keys)}
     return keys, np.array([index[text] for text in of_place])
@@ -156,12 +160,14 @@ def build(v4: Path, v6: Path, out: Path) -> Report:
     places, vectors = list(index), unit_vectors(index)
     # IPv6 blocks say nothing of how many people use them, so places weigh by their IPv4 addresses and just count otherwise.
     weight = np.bincount(families[0].places, 2.0 ** (32 - families[0].lengths), len(places)) + 1.0
-    wide = wide_countries(places, weight, vectors)
+    known = countries(places, weight, vectors)
+    wide = [name for name, (_, spread) in known.items() if spread > WIDE_KM]
     keys, group = group_keys(places, wide)
-    x, y, z = centres(group, weight, vectors, len(keys)).T
     header: dict[str, Any] = {"format": 1, "source": "DB-IP Lite, CC BY 4.0, https://db-ip.com", "keys": keys}
-    header["lat"] = [None, *np.degrees(np.arcsin(np.clip(z[1:], -1, 1))).round(2).tolist()]
-    header["lon"] = [None, *np.degrees(np.arctan2(y[1:], x[1:])).round(2).tolist()]
+    header["precision"] = [Precision.NONE, *(Precision.WIDE if key in wide else Precision.REGION for key in keys[1:])]
+    lat, lon = degrees(centres(group, weight, vectors, len(keys))[1:])
+    header |= {"lat": [None, *lat], "lon": [None, *lon]}
+    header["countries"] = dict(zip(known, zip(*degrees(np.array([centre for centre, _ in known.values()])), strict=True), strict=True))
     body = b""
     for name, networks, grain in (("v4", families[0], V4_BITS), ("v6", families[1], V6_BITS)):
         starts, groups = ranges(networks, group, grain)

@@ -23,21 +23,18 @@ COLUMNS = ("name", "provider", "display_name", "lat", "lon", "zones", "paired")
 # `az account list-locations` puts Madrid's region in the sea off Menorca: the longitude's sign is lost.
 CORRECTIONS: dict[str, dict[str, str]] = {"spaincentral": {"lon": "-3.4209"}}
 
-# Availability zones per region where the provider publishes them; the source files do not have the number.
-# Sources: learn.microsoft.com "List of Azure regions"; aws.amazon.com "Regions and Availability Zones";
-# cloud.google.com "Regions and zones". Azure's zoned regions all have three.
-AZURE_ZONED = """australiaeast austriaeast belgiumcentral brazilsouth canadacentral centralindia centralus chilecentral denmarkeast eastasia
-eastus eastus2 francecentral germanywestcentral indonesiacentral israelcentral italynorth japaneast japanwest koreacentral malaysiawest
-mexicocentral newzealandnorth northeurope norwayeast polandcentral qatarcentral southafricanorth southcentralus southeastasia spaincentral
-swedencentral switzerlandnorth uaenorth uksouth westeurope westus2 westus3""".split()
+# The source files lack the number of availability zones. Azure: regions it calls recommended are those with zones, three
+# each; a few others have them too ("What are Azure regions", learn.microsoft.com). AWS and Google: three, but for these
+# ("AWS Regions and Availability Zones", docs.aws.amazon.com; "Regions and zones", cloud.google.com).
+ZONED_OTHERS = {"eastus2", "southcentralus", "westus3"}
 MORE_ZONES = {"us-east-1": 6, "us-west-2": 4, "ap-northeast-1": 4, "ap-northeast-2": 4, "us-central1": 4}
 
 
-def zones(provider: str, name: str) -> int:
-    """Give the number of availability zones, 1 when the region is not zoned."""
-    if provider == "azure":
-        return 3 if name in AZURE_ZONED else 1
-    return MORE_ZONES.get(name, 3)
+def zones(name: str, category: str | None) -> int:
+    """Give the number of availability zones, 1 when the region is not zoned; category: Azure's, None elsewhere."""
+    if category is None:
+        return MORE_ZONES.get(name, 3)
+    return 3 if category == "Recommended" or name in ZONED_OTHERS else 1
 
 
 def read_regions(folder: Path) -> list[dict[str, str]]:
@@ -54,7 +51,7 @@ def _provider_rows(folder: Path, provider: str) -> Iterator[dict[str, str]]:
         for row in csv.DictReader(file):
             name = canonical(row["name"])
             row["display_name"] = row.get("display_name") or row["location"]
-            row |= {"name": name, "provider": provider, "zones": str(zones(provider, name))} | CORRECTIONS.get(name, {})
+            row |= {"name": name, "provider": provider, "zones": str(zones(name, row.get("category")))} | CORRECTIONS.get(name, {})
             row |= {key: f"{float(row[key]):.4f}".rstrip("0").rstrip(".") for key in ("lat", "lon")}
             yield {column: row.get(column, "") for column in COLUMNS}
 
@@ -85,6 +82,11 @@ def symmetric(trips: dict[tuple[str, str], float]) -> tuple[list[str], np.ndarra
         return names, total / count
 
 
+def fill_model(folder: Path) -> None:
+    """Fit the path model to the regions and round trips of lbcore/data and store its weights in `folder`."""
+    np.save(folder / "path_model.npy", prior.published_model().weights.astype(np.float32))
+
+
 def build(folder: Path, out: Path) -> None:
     """Write regions.csv, round_trips.csv and path_model.npy into `out`."""
     rows = read_regions(folder)
@@ -98,7 +100,7 @@ def build(folder: Path, out: Path) -> None:
         lines.writerow(["name", *names])
         for name, row in zip(names, matrix, strict=True):
             lines.writerow([name, *("" if np.isnan(ms) else f"{ms:.1f}".removesuffix(".0") for ms in row)])
-    np.save(out / "path_model.npy", prior.fit(*prior.read_round_trips(out / "round_trips.csv")))
+    fill_model(out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lbcore.region import DATA, Region, catalogue
 
-__all__ = ["Precision", "baseline_ms", "great_circle_km", "prior_ms", "priors", "published_ms"]
+__all__ = ["PathModel", "Precision", "baseline_ms", "great_circle_km", "prior_ms", "priors", "published_ms"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -34,7 +35,7 @@ EARTH_RADIUS_KM = 6371.0
 FIBRE_KM_PER_MS = 100.0  # light in glass, there and back: no round trip is faster
 RANGE_KM = 4000.0
 FLOOR = 0.3
-NOISE = 0.02
+NOISE = 0.4
 FLAT_MS = 80.0
 CHUNK = 16_384  # clients per step: bounds memory at 100,000s of groups
 
@@ -75,6 +76,41 @@ def read_round_trips(path: Path) -> tuple[list[str], F64]:
     return header[1:], np.array([[float(ms or "nan") for ms in row[1:]] for row in rows])
 
 
+@dataclass(frozen=True, slots=True)
+class PathModel:
+    """Hold what a matrix of round trips says of paths: known places (degrees, f64[n]) and the weights between them, f64[n, n]."""
+
+    lat: F64
+    lon: F64
+    weights: F64
+
+    @classmethod
+    def fit(cls, lat: F64, lon: F64, matrix: F64) -> PathModel:
+        """Learn from the symmetric f64[n, n] round trips in ms (NaN = unknown) between n places. Takes n² / 2 unknowns' solving: a second for 90."""
+        km = great_circle_km(lat, lon, lat, lon)
+        i, j = np.nonzero(np.triu(np.isfinite(matrix), 1))
+        k = _kernel(km)
+        covariance = (k[np.ix_(i, i)] * k[np.ix_(j, j)] + k[np.ix_(i, j)] * k[np.ix_(j, i)]) / 2
+        covariance[np.diag_indices_from(covariance)] += NOISE
+        weights = np.zeros_like(matrix)
+        weights[i, j] = np.linalg.solve(covariance, np.log(matrix[i, j] / baseline_ms(km[i, j]))) / 2
+        return cls(lat, lon, weights + weights.T)
+
+    def expected(self, lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayLike) -> F64:
+        """Give the expected round trips in ms, f64[n, m], from n places to m others; NaN where a place is NaN."""
+        km = great_circle_km(lat, lon, to_lat, to_lon)
+        here = _kernel(great_circle_km(lat, lon, self.lat, self.lon))
+        there = _kernel(great_circle_km(to_lat, to_lon, self.lat, self.lon))
+        factor = np.exp(here @ (self.weights @ there.T))
+        return np.asarray(np.maximum(baseline_ms(km) * factor, km / FIBRE_KM_PER_MS))
+
+
+def published_model() -> PathModel:
+    """Give a fresh fit to the published round trips; what `priors` uses is the stored one."""
+    names, matrix = _published()
+    return PathModel.fit(*_places(names), matrix)
+
+
 def _places(names: Sequence[str]) -> tuple[F64, F64]:
     known = catalogue()
     return np.array([known[name].lat for name in names]), np.array([known[name].lon for name in names])
@@ -84,27 +120,10 @@ def _kernel(km: F64) -> F64:
     return np.asarray(FLOOR + np.exp(km / -RANGE_KM))
 
 
-def fit(names: Sequence[str], matrix: F64) -> F32:
-    """Give the model's weights W, f32[n, n] symmetric: log factor of (c, r) = k(c, :) @ W @ k(:, r).
-
-    names: catalogued regions; matrix: round trips in ms, NaN where unknown. Takes about a second, so the result is
-    stored (path_model.npy) and a test compares it with a fresh fit.
-    """
-    km = great_circle_km(*_places(names), *_places(names))
-    i, j = np.nonzero(np.triu(np.isfinite(matrix), 1))
-    k = _kernel(km)
-    covariance = (k[np.ix_(i, i)] * k[np.ix_(j, j)] + k[np.ix_(i, j)] * k[np.ix_(j, i)]) / 2
-    covariance[np.diag_indices_from(covariance)] += NOISE
-    weights = np.zeros_like(matrix)
-    weights[i, j] = np.linalg.solve(covariance, np.log(matrix[i, j] / baseline_ms(km[i, j]))) / 2
-    return np.asarray(weights + weights.T, np.float32)
-
-
 @cache
-def _model() -> tuple[F64, F64, F64]:
-    """Give the known places' latitudes and longitudes and the weights between them."""
+def _stored_model() -> PathModel:
     names, _ = _published()
-    return *_places(names), np.load(DATA / "path_model.npy").astype(np.float64)
+    return PathModel(*_places(names), np.load(DATA / "path_model.npy").astype(np.float64))
 
 
 @cache
@@ -166,10 +185,5 @@ def _chunks(n: int) -> Iterator[slice]:
 def _expected(lat: F32, lon: F32, regions: Sequence[Region]) -> F64:
     to_lat = np.array([np.nan if region.lat is None else region.lat for region in regions])
     to_lon = np.array([np.nan if region.lon is None else region.lon for region in regions])
-    known_lat, known_lon, weights = _model()
-    km = great_circle_km(lat, lon, to_lat, to_lon)
-    from_client = _kernel(great_circle_km(lat, lon, known_lat, known_lon))
-    from_region = _kernel(great_circle_km(to_lat, to_lon, known_lat, known_lon))
-    factor = np.exp(from_client @ (weights @ from_region.T))
-    ms = np.maximum(baseline_ms(km) * factor, km / FIBRE_KM_PER_MS)
+    ms = _stored_model().expected(lat, lon, to_lat, to_lon)
     return np.where(np.isnan(ms), FLAT_MS, ms)
