@@ -72,10 +72,9 @@ def synthetic(clients: int = 200, hubs: int = 24) -> World:
     places = np.concatenate([known, around])
     trips = _cable_ms(places, _spread(known, hubs), rng)
     count = len(known)
-    model = PathModel.fit(*known.T, np.where(np.eye(count, dtype=bool), np.nan, trips[:count, :count]))
-    return World(
-        f"{clients} places, cables between {hubs} hubs", trips[count:, :count], great_circle_km(*around.T, *known.T), model.expected(*around.T, *known.T)
-    )
+    model = PathModel.fit(known[:, 0], known[:, 1], np.where(np.eye(count, dtype=bool), np.nan, trips[:count, :count]))
+    ends = (*around.T, *known.T)
+    return World(f"{clients} places, cables between {hubs} hubs", trips[count:, :count], great_circle_km(*ends), model.expected(*ends))
 
 
 def _spread(places: F64, count: int) -> F64:
@@ -120,7 +119,8 @@ def regrets(world: World, ranking: F64, size: int) -> F64:
     for chosen in sets(world.truth.shape[1], size):
         whole = np.isfinite(world.truth[:, chosen]).all(axis=1)
         truth, order = world.truth[whole][:, chosen], np.argsort(ranking[whole][:, chosen], axis=1, kind="stable")
-        trials.append(np.minimum.accumulate(np.take_along_axis(truth, order, 1)[:, : max(CANDIDATES)], axis=1) - truth.min(axis=1, keepdims=True))
+        first = np.take_along_axis(truth, order, axis=1)[:, : max(CANDIDATES)]
+        trials.append(np.minimum.accumulate(first, axis=1) - truth.min(axis=1, keepdims=True))
     return np.concatenate(trials)
 
 

@@ -1,166 +1,338 @@
-"""Priors: what a round trip probably takes before anybody measured it."""
+"""Locating clients: the embedded geography, a user's database, and the tool that builds the embedded one."""
 
 from __future__ import annotations
 
-import csv
+import ipaddress
+import json
+import lzma
 import math
+import os
+import random
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
 
-from lbcore.region import DATA, Region, catalogue
-from lbcore.sense import prior
-from lbcore.sense.prior import Precision, great_circle_km, prior_ms, priors, published_ms
+from lbcore._prefix import PrefixMap
+from lbcore.region import Region
+from lbcore.sense import geo
+from lbcore.sense.geo import GEOGRAPHY, GeoIP, Location, Precision, embedded_map, places, priors, unpack
+from lbcore.sense.geo_build import V4_BITS, V6_BITS, build
+from lbcore.sense.prior import great_circle_km
 
-LONDON = (51.5, -0.1)
-
-# ===== an oracle in plain Python, from the files and the formulae of the module's docstring
-
-
-def plain_km(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Haversine, where the module takes the angle between unit vectors."""
-    (lat, lon), (other_lat, other_lon) = (tuple(map(math.radians, place)) for place in (a, b))
-    h = math.sin((lat - other_lat) / 2) ** 2 + math.cos(lat) * math.cos(other_lat) * math.sin((lon - other_lon) / 2) ** 2
-    return 2 * 6371 * math.asin(min(1.0, math.sqrt(h)))
-
-
-def plain_prior(client: tuple[float, float], region: tuple[float, float]) -> float:
-    with (DATA / "round_trips.csv").open(newline="") as file:
-        names = next(csv.reader(file))[1:]
-    places = [(catalogue()[name].lat, catalogue()[name].lon) for name in names]
-    weights = np.load(DATA / "path_model.npy").tolist()
-    near_client = [0.3 + math.exp(-plain_km(client, place) / 4000) for place in places]
-    near_region = [0.3 + math.exp(-plain_km(region, place) / 4000) for place in places]
-    log_factor = sum(near_client[i] * weights[i][j] * near_region[j] for i in range(len(names)) for j in range(len(names)))
-    km = plain_km(client, region)
-    return max((7 + km / 60) * math.exp(log_factor), km / 100)
-
-
-def at(*places: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    lat, lon = np.array(places, np.float32).T
-    return lat, lon
-
-
-def test_priors_equal_the_plain_model() -> None:
-    places = [LONDON, (-33.9, 18.4), (35.7, 139.7), (0.0, 179.9), (89.0, 12.0), (25.0, 55.0)]
-    regions = [Region("westeurope"), Region("eastus"), Region("sa-east-1"), Region("elsewhere", lat=13.7, lon=100.5)]
-    ms, _ = priors(*at(*places), np.full(len(places), 3, np.uint8), regions)
-    assert ms.dtype == np.float32 and ms.shape == (6, 4)
-    expected = [[plain_prior(place, (region.lat or 0, region.lon or 0)) for region in regions] for place in places]
-    np.testing.assert_allclose(ms, expected, rtol=1e-4)
-
-
-def test_distances_equal_haversine() -> None:
-    rng = np.random.default_rng(1)
-    here, there = rng.uniform((-90, -180), (90, 180), (50, 2)), rng.uniform((-90, -180), (90, 180), (40, 2))
-    expected = [[plain_km((a[0], a[1]), (b[0], b[1])) for b in there] for a in here]
-    np.testing.assert_allclose(great_circle_km(*here.T, *there.T), expected, atol=0.01)
-
-
-def test_the_stored_model_is_the_fit_of_the_published_round_trips() -> None:
-    np.testing.assert_allclose(np.load(DATA / "path_model.npy"), prior.published_model().weights, atol=1e-4)
-
-
-# ===== what the published round trips say
-
-
-def test_published_round_trips_come_through() -> None:
-    """Seen from a known region the prior is close to what is published for it, though the model smooths."""
-    names, matrix = prior.read_round_trips(DATA / "round_trips.csv")
-    regions = [Region(name) for name in names]
-    ms, _ = priors(*at(*((r.lat, r.lon) for r in regions)), np.full(len(names), 3, np.uint8), regions)  # type: ignore[arg-type]
-    known = np.isfinite(matrix)
-    error = np.abs(np.log(ms[known] / matrix[known]))
-    assert np.median(error) < 0.05
-    assert np.quantile(error, 0.95) < 0.25
-
-
-def test_published_round_trip_is_symmetric_and_unknown_without_a_publication() -> None:
-    assert published_ms("westeurope", "eastus") == published_ms("eastus", "westeurope")
-    assert published_ms("westeurope", "us-east-1") is None
-    assert published_ms("westeurope", "moonbase") is None
-
-
-def test_order_is_by_round_trip_not_by_kilometres() -> None:
-    """Traffic from the Gulf to Africa's south goes by way of Europe: Johannesburg is nearer on the globe and later to answer."""
-    gulf = catalogue()["qatarcentral"]
-    africa, europe = Region("southafricanorth"), Region("northeurope")
-    km = great_circle_km(gulf.lat, gulf.lon, [africa.lat, europe.lat], [africa.lon, europe.lon])[0]
-    trips = [published_ms("qatarcentral", region.name) for region in (africa, europe)]
-    assert abs(km[0] / km[1] - 1) < 0.2
-    assert trips[0] is not None and trips[1] is not None and trips[0] > trips[1]
-    assert prior_ms(gulf.lat, gulf.lon, africa) > prior_ms(gulf.lat, gulf.lon, europe)
-
-
-def test_a_region_outside_the_matrix_borrows_from_its_neighbour() -> None:
-    """A private site in Doha detours like Azure's region there, which a formula of kilometres cannot know."""
-    gulf = catalogue()["qatarcentral"]
-    private = prior_ms(19.1, 72.9, Region("mine", lat=gulf.lat + 0.2, lon=gulf.lon))
-    assert private == pytest.approx(prior_ms(19.1, 72.9, Region("qatarcentral")), rel=0.05)
-
-
-def test_no_prior_beats_light_in_glass() -> None:
-    rng = np.random.default_rng(2)
-    lat, lon = rng.uniform(-90, 90, 2000).astype(np.float32), rng.uniform(-180, 180, 2000).astype(np.float32)
-    regions = [Region(name) for name in catalogue()]
-    ms, _ = priors(lat, lon, np.full(2000, 3, np.uint8), regions)
-    km = great_circle_km(lat, lon, [region.lat for region in regions], [region.lon for region in regions])
-    assert (ms * 1.0001 >= km / 100).all()
-    assert ms.min() > 1 and ms.max() < 700
-
-
-# ===== width
-
-
-def test_deviation_grows_as_the_location_gets_vague() -> None:
-    lat, lon = at(LONDON, LONDON, LONDON, LONDON)
-    ms, sd = priors(lat, lon, np.array([3, 2, 1, 0], np.uint8), [Region("eastus")])
-    share = (sd / ms)[:, 0]
-    assert share[0] == pytest.approx(0.35)
-    assert (np.diff(share) > 0).all()
-    assert (ms == ms[0]).all(), "precision is the width's business alone"
-
-
-def test_an_unknown_place_has_the_flat_prior() -> None:
-    nowhere = np.array([np.nan], np.float32)
-    ms, sd = priors(nowhere, nowhere, np.zeros(1, np.uint8), [Region("eastus"), Region("moonbase")])
-    assert (ms == 80).all()
-    assert (sd >= 28).all()
-    assert prior_ms(*LONDON, Region("moonbase")) == 80
-
-
-def test_nothing_to_seed_is_fine() -> None:
-    none = np.zeros(0, np.float32)
-    assert priors(none, none, np.zeros(0, np.uint8), [Region("eastus")])[0].shape == (0, 1)
-    assert priors(*at(LONDON), np.array([3], np.uint8), [])[0].shape == (1, 0)
-
-
-def test_many_groups_are_seeded_like_one() -> None:
-    """Groups are worked off in pieces; the seam must not show."""
-    count = prior.CHUNK + 3
-    lat, lon = np.linspace(-80, 80, count, dtype=np.float32), np.linspace(-170, 170, count, dtype=np.float32)
-    regions = [Region("eastus"), Region("japaneast")]
-    ms, _ = priors(lat, lon, np.full(count, 3, np.uint8), regions)
-    for group in (0, prior.CHUNK - 1, prior.CHUNK, count - 1):
-        assert ms[group, 1] == pytest.approx(prior_ms(float(lat[group]), float(lon[group]), regions[1]), rel=1e-5)
-
-
-# ===== bad input
+# ===== the embedded table
 
 
 @pytest.mark.parametrize(
-    ("lat", "lon", "message"), [(91.0, 0.0, r"lat .* ±90 .* 91\.0"), (0.0, -181.0, r"lon .* ±180 .* -181\.0"), (math.inf, 0.0, "lat")]
+    ("client", "country", "lat", "lon"),
+    [
+        ("133.1.1.1", "JP", 34.8, 135.5),  # Osaka University
+        ("168.126.63.1", "KR", 37.5, 127.0),  # KT
+        ("196.25.1.1", "ZA", -26.0, 28.1),  # Telkom
+        ("200.160.2.3", "BR", -23.5, -46.6),  # NIC.br
+        ("122.160.1.1", "IN", 28.6, 77.2),  # Airtel, Delhi
+        ("212.58.244.1", "GB", 51.5, -0.1),  # BBC
+        ("128.2.1.1", "US", 40.4, -79.9),  # Carnegie Mellon, Pittsburgh
+        ("128.97.1.1", "US", 34.1, -118.4),  # UCLA
+        ("2001:200::1", "JP", 35.6, 139.7),  # WIDE
+        ("2003::1", "DE", 50.7, 7.1),  # Deutsche Telekom
+        ("240e::1", "CN", 39.9, 116.4),  # China Telecom
+        ("2804:14c::1", "BR", -23.5, -46.6),  # Claro
+    ],
 )
-def test_coordinates_out_of_range_are_refused(lat: float, lon: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        prior_ms(lat, lon, Region("eastus"))
-    with pytest.raises(ValueError, match=message):
-        priors(np.array([0, lat], np.float32), np.array([0, lon], np.float32), np.full(2, 3, np.uint8), [Region("eastus")])
+def test_the_embedded_table_knows_the_country_and_in_large_ones_the_part(client: str, country: str, lat: float, lon: float) -> None:
+    found = GeoIP().locate(client)
+    assert found is not None and found.country == country
+    assert found.precision is Precision.REGION
+    assert float(great_circle_km(found.lat, found.lon, lat, lon)[0, 0]) < 900
 
 
-def test_arrays_of_different_length_and_unknown_precision_are_refused() -> None:
-    lat, lon = at(LONDON, LONDON)
-    with pytest.raises(ValueError, match="one entry per group, got 2, 2, 1"):
-        priors(lat, lon, np.zeros(1, np.uint8), [])
-    with pytest.raises(ValueError, match="precision must be 0 to 3, got 4"):
-        priors(lat, lon, np.full(2, Precision.POINT + 1, np.uint8), [])
+def test_addresses_of_all_kinds_are_one_client() -> None:
+    geoip = GeoIP()
+    address = ipaddress.ip_address("133.1.1.1")
+    spellings = ["133.1.1.1", address, address.packed, "::ffff:133.1.1.1", "2002:8501:101::1"]
+    assert len({geoip.locate(client) for client in spellings} - {None}) == 1
+
+
+@pytest.mark.parametrize(
+    "client",
+    ["10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "127.0.0.1", "169.254.1.1", "192.0.0.1", "192.0.2.1", "198.51.100.1",
+     "203.0.113.7", "198.18.0.1",
+     "0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fc00::1", "ff02::1", "2001:db8::1", "::ffff:10.0.0.1", None],
+)  # fmt: skip
+def test_private_and_reserved_addresses_have_no_place(client: str | None) -> None:
+    assert GeoIP().locate(client) is None
+
+
+@pytest.mark.parametrize("client", ["", "here", "1.2.3", "1.2.3.256", "1::2::3", b"123"])
+def test_what_is_no_address_is_a_bug_of_the_caller(client: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        GeoIP().locate(client)
+
+
+def test_the_embedded_table_is_small_and_well_formed() -> None:
+    assert GEOGRAPHY.stat().st_size < 600_000
+    ranges, centres = unpack(GEOGRAPHY)
+    for family in ("v4", "v6"):
+        starts, groups = ranges[f"{family}_starts"], ranges[f"{family}_groups"]
+        assert starts[0] == 0 and (np.diff(starts.astype(object)[:1000]) > 0).all() and (starts[1:] > starts[:-1]).all()
+        assert (groups[1:] != groups[:-1]).all() and groups[-1] == 0
+        assert groups.max() < len(ranges["keys"]) and len(set(groups.tolist())) > 0.8 * len(ranges["keys"])
+    assert len(ranges["keys"]) == len(ranges["lat"]) == len(ranges["lon"]) == len(ranges["precision"])
+    assert len(centres) > 200 and centres["NL"] == pytest.approx((52.2, 5.0), abs=0.5)
+
+
+def test_most_of_the_routable_internet_has_a_place() -> None:
+    rng = np.random.default_rng(3)
+    clients = rng.integers(1 << 24, 224 << 24, 20_000).astype(np.uint32)
+    assert (embedded_map().lookup_many(clients) > 0).mean() > 0.9
+
+
+def test_the_embedded_table_is_read_once() -> None:
+    assert embedded_map() is embedded_map() is GeoIP().map
+    assert GeoIP().reload() is False
+
+
+def test_a_country_without_part_is_wide_where_it_is_wide() -> None:
+    prefixes = embedded_map()
+    ms, sd = priors(*places(prefixes), [Region("eastus")])
+    precision = dict(zip(prefixes.keys, prefixes.precision.tolist(), strict=True))
+    assert precision["VN"] == Precision.WIDE
+    assert precision["US/California"] == precision["NL"] == Precision.REGION
+    assert precision[""] == Precision.NONE
+    assert Precision.POINT not in precision.values(), "a coarse table must not claim points"
+    share = dict(zip(prefixes.keys, (sd / ms)[:, 0].tolist(), strict=True))
+    assert share["VN"] > share["VN/Hanoi"]
+
+
+def test_own_networks_win_over_the_table() -> None:
+    geoip = GeoIP(overrides=[("133.1.0.0/16", "US/California"), ("10.0.0.0/8", "NL"), ("203.0.113.0/24", "FR")])
+    for client, country in (("133.1.1.1", "US"), ("133.2.1.1", "JP"), ("10.1.2.3", "NL"), ("203.0.113.7", "FR")):
+        found = geoip.locate(client)
+        assert found is not None and found.country == country
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "shape"])
+def test_a_damaged_geography_file_is_named(damage: str, tmp_path: Path) -> None:
+    good = GEOGRAPHY.read_bytes()
+    middle = len(good) // 2
+    header = json.dumps({"v4": {"bits": 22, "ranges": 9}, "v6": {"bits": 36, "ranges": 9}, "keys": [""]}).encode()
+    bad = {
+        "empty": b"", "cut": good[:middle], "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+        "text": b"no such thing", "shape": lzma.compress(header + b"\n" + b"short"),
+    }  # fmt: skip
+    path = tmp_path / "geography.xz"
+    path.write_bytes(bad[damage])
+    with pytest.raises(ValueError, match=r"geography\.xz: no usable geography"):
+        unpack(path)
+
+
+# ===== a user's database
+
+
+def database(path: Path, records: dict[str, dict[str, object]], version: int = 4) -> Path:
+    writer = MMDBWriter(version, ipv4_compatible=version == 6, database_type="Test-City", float_type="f64")
+    for network, record in records.items():
+        writer.insert_network(IPSet([network]), record)
+    writer.to_db_file(str(path))
+    return path
+
+
+def city(country: str, lat: float, lon: float, name: str = "Somewhere") -> dict[str, object]:
+    return {"country": {"iso_code": country}, "location": {"latitude": lat, "longitude": lon}, "city": {"names": {"en": name}}}
+
+
+def test_a_city_database_gives_points_and_a_default_point_is_wide(tmp_path: Path) -> None:
+    vague = {"country": {"iso_code": "US"}, "location": {"latitude": 37.751, "longitude": -97.822}}
+    geoip = GeoIP(database(tmp_path / "city.mmdb", {"192.88.0.0/24": city("FR", 48.9, 2.3), "192.88.1.0/24": vague}))
+    assert geoip.locate("192.88.0.9") == Location(pytest.approx(48.9, abs=1), pytest.approx(2.3, abs=1), "FR", Precision.POINT)
+    found = geoip.locate("192.88.1.9")
+    assert found is not None and found.country == "US" and found.precision is Precision.WIDE
+    assert geoip.locate("192.88.2.9") is None
+    assert geoip.locate("10.0.0.1") is None
+
+
+def test_a_country_database_places_clients_at_the_countrys_centre(tmp_path: Path) -> None:
+    records: dict[str, dict[str, object]] = {f"192.88.{i}.0/24": {"country": {"iso_code": code}} for i, code in enumerate(("NL", "QQ"))}
+    geoip = GeoIP(database(tmp_path / "country.mmdb", records))
+    assert geoip.locate("192.88.0.9") == Location(pytest.approx(52.2, abs=0.5), pytest.approx(5.0, abs=0.5), "NL", Precision.WIDE)
+    assert geoip.locate("192.88.1.9") is None, "a country nobody can place"
+    lat, lon, precision = places(geoip.map)
+    ms, _ = priors(lat, lon, precision, [Region("westeurope")])
+    assert ms[geoip.map.lookup("192.88.0.9"), 0] < 20
+    assert ms[geoip.map.lookup("192.88.1.9"), 0] == 80
+
+
+def bad_databases(good: bytes) -> dict[str, bytes]:
+    rng = random.Random(4)
+    marker = good.rindex(b"\xab\xcd\xefMaxMind.com")
+    return {
+        "empty": b"",
+        "text": b"this is no database\n" * 100,
+        "cut in the tree": good[:20],
+        "without metadata": good[:marker],
+        "metadata of noise": good[: marker + 14] + rng.randbytes(200),
+        "tree cut out": good[marker:],
+    }
+
+
+@pytest.mark.parametrize("kind", list(bad_databases(b"\xab\xcd\xefMaxMind.com")))
+def test_a_bad_database_is_named(kind: str, tmp_path: Path) -> None:
+    good = database(tmp_path / "good.mmdb", {"192.88.0.0/24": city("FR", 48.9, 2.3)}).read_bytes()
+    path = tmp_path / "mine.mmdb"
+    path.write_bytes(bad_databases(good)[kind])
+    with pytest.raises(ValueError, match=r"mine\.mmdb"):
+        GeoIP(path)
+
+
+def test_a_missing_database_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.mmdb"):
+        GeoIP(tmp_path / "none.mmdb")
+
+
+# ===== reload while serving
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put a new file in the place of the old one, as an updater does."""
+    path.with_suffix(".new").write_bytes(content)
+    os.replace(path.with_suffix(".new"), path)
+
+
+def test_reload_reads_a_file_that_changed_and_keeps_the_old_one_when_it_is_bad(tmp_path: Path) -> None:
+    path = database(tmp_path / "city.mmdb", {"192.88.0.0/24": city("FR", 48.9, 2.3)})
+    geoip = GeoIP(path)
+    first = geoip.map
+    assert geoip.reload() is False and geoip.map is first
+
+    replace(path, b"half a download")
+    with pytest.raises(ValueError, match=r"city\.mmdb"):
+        geoip.reload()
+    found = geoip.locate("192.88.0.9")
+    assert geoip.map is first and found is not None and found.country == "FR"
+    assert geoip.reload() is False, "one report per bad file"
+
+    replace(path, database(tmp_path / "next.mmdb", {"192.88.0.0/24": city("JP", 35.7, 139.7)}).read_bytes())
+    assert geoip.reload() is True
+    found = geoip.locate("192.88.0.9")
+    assert geoip.map is not first and found is not None and found.country == "JP"
+
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        geoip.reload()
+    assert geoip.locate("192.88.0.9") == found
+
+
+# ===== the tool
+
+
+def flat(country: str, part: str, lat: float, lon: float) -> dict[str, object]:
+    return {"country_code": country, "state1": part, "state2": "", "city": "", "latitude": lat, "longitude": lon}
+
+
+EAST, WEST, VAGUE = flat("US", "East", 40.0, -75.0), flat("US", "West", 40.0, -120.0), flat("US", "", 38.0, -97.0)
+SMALL = flat("NL", "Holland", 52.0, 5.0)
+
+
+def sources(folder: Path) -> tuple[Path, Path]:
+    """Two small databases; 20.0.0.0/22 is East by two /24 to one West, 30.0.0.0/8 is whole, 40.0.0.0/24 stands alone."""
+    v4 = {"20.0.0.0/24": EAST, "20.0.1.0/24": WEST, "20.0.2.0/24": EAST, "30.0.0.0/8": WEST, "35.0.0.0/8": EAST, "40.0.0.0/24": SMALL}
+    v4["50.0.0.0/16"] = VAGUE
+    v6 = {"2600::/24": WEST, "2a00::/48": SMALL, "2a00:0:1::/48": SMALL, "2a00:0:2::/48": EAST, "2000::/16": SMALL}
+    return database(folder / "v4.mmdb", v4), database(folder / "v6.mmdb", v6, version=6)
+
+
+def test_the_tool_gives_each_block_to_whoever_holds_most_of_it(tmp_path: Path) -> None:
+    out = tmp_path / "geography.xz"
+    report = build(*sources(tmp_path), out)
+    assert report.split == ("US",) and report.nbytes == out.stat().st_size
+    ranges, centres = unpack(out)
+    prefixes = PrefixMap.from_ranges(**ranges)
+    assert prefixes.keys == ("", "NL", "US", "US/East", "US/West") and report.groups == 5
+    expected = {
+        "20.0.0.1": "US/East", "20.0.1.1": "US/East", "20.0.3.255": "US/East", "20.0.4.0": "", "30.255.255.255": "US/West", "31.0.0.0": "",
+        "40.0.0.1": "NL", "40.0.4.1": "", "50.0.9.9": "US", "1.1.1.1": "", "2600:ff::1": "US/West", "2a00::1": "NL", "2a00:0:2::1": "NL",
+        "2a00:0:2000::1": "", "2000::1": "",
+    }  # fmt: skip
+    assert {client: prefixes.keys[prefixes.lookup(client)] for client in expected} == expected
+    assert centres["NL"] == (52.0, 5.0)
+    assert prefixes.precision.tolist() == [Precision.NONE, Precision.REGION, Precision.WIDE, Precision.REGION, Precision.REGION]
+    lat, lon = prefixes.locations
+    assert math.isnan(lat[0]) and (lat[4], lon[4]) == (40.0, -120.0)
+
+
+def test_the_tool_is_reproducible(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.xz", tmp_path / "second.xz"
+    build(*sources(tmp_path), first)
+    build(*sources(tmp_path), second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_tool_refuses_another_schema_and_names_the_file(tmp_path: Path) -> None:
+    _, v6 = sources(tmp_path)
+    nested = database(tmp_path / "nested.mmdb", {"20.0.0.0/24": city("FR", 48.9, 2.3)})
+    with pytest.raises(ValueError, match=r"nested\.mmdb: expected records with country_code"):
+        build(nested, v6, tmp_path / "out.xz")
+    assert not (tmp_path / "out.xz").exists()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_tool_agrees_with_counting_addresses(version: int, tmp_path: Path) -> None:
+    """Random networks of all sizes around the grain against counting, block by block, who holds most."""
+    rng = random.Random(version)
+    grain, bits = (V4_BITS, 32) if version == 4 else (V6_BITS, 64)
+    base = 20 << 24 if version == 4 else 0x2600 << 48
+    records, owner = {}, {}
+    kinds = [EAST, WEST, SMALL, VAGUE]
+    position = base
+    while position < base + (64 << (bits - grain)):
+        length = rng.choice([grain - 2, grain, grain + 1, grain + 3, grain + 4])
+        size = 1 << (bits - length)
+        if position % size == 0:
+            kind = rng.choice([*kinds, None])
+            if kind is not None:
+                network = ipaddress.ip_network((position << (128 - bits) if version == 6 else position, length))
+                records[str(network)] = kind
+            step = 1 << (bits - grain - 4)
+            owner |= dict.fromkeys(range(position, position + size, step), kind)
+            position += size
+    blocks: dict[int, Counter[str]] = {}
+    for unit, kind in owner.items():
+        if kind is not None:
+            key = "NL" if kind is SMALL else "/".join(filter(None, ("US", str(kind["state1"]))))
+            blocks.setdefault(unit >> (bits - grain), Counter())[key] += 1
+    v4, v6 = sources(tmp_path)
+    mine = database(tmp_path / "random.mmdb", records, version)
+    build(*((mine, v6) if version == 4 else (v4, mine)), tmp_path / "out.xz")
+    prefixes = PrefixMap.from_ranges(**unpack(tmp_path / "out.xz")[0])
+    for block, votes in blocks.items():
+        address = ipaddress.ip_address((block << (bits - grain)) << (128 - bits if version == 6 else 0))
+        most = max(votes.values())
+        assert prefixes.keys[prefixes.lookup(address)] in {key for key, count in votes.items() if count == most}, str(address)
+
+
+# ===== real databases
+
+
+@pytest.mark.real
+def test_maxminds_broken_databases_never_pass_silently(data: Path) -> None:
+    """Each either loads, or is refused with its name: nothing crashes, hangs or leaks another exception."""
+    folder = data / "geoip" / "maxmind_test" / "test-data"
+    refused = set()
+    for path in sorted(folder.glob("*.mmdb")):
+        try:
+            GeoIP(path).locate("81.2.69.142")
+        except ValueError as error:
+            assert path.name in str(error)
+            refused.add(path.name)
+    assert {name for name in refused if "City-Test.mmdb" in name or "Country-Test.mmdb" in name} == set()
+
+
+@pytest.mark.real
+def test_maxminds_city_database_places_london(data: Path) -> None:
+    found = geo.GeoIP(data / "geoip/maxmind_test/test-data/GeoIP2-City-Test.mmdb").locate("81.2.69.142")
+    assert found is not None and found.country == "GB"
+    assert float(great_circle_km(found.lat, found.lon, 51.5, -0.1)[0, 0]) < 160

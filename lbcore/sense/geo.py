@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
@@ -28,6 +28,9 @@ __all__ = ["GeoIP", "Location", "Precision", "embedded_map", "places", "prior_ms
 F32 = NDArray[np.float32]
 
 GEOGRAPHY = DATA / "geography.xz"
+
+# Special-purpose networks (IANA registry, RFC 6890) that are smaller than the table's grain; it leaves the larger ones out.
+RESERVED = ("192.0.0.0/24", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class GeoIP:
         if self.path is not None:
             prefixes = PrefixMap.from_mmdb(self.path, overrides=self._overrides)
         elif self._overrides:
-            prefixes = PrefixMap.from_ranges(**unpack(GEOGRAPHY)[0], overrides=self._overrides)
+            prefixes = _embedded_with(unpack(GEOGRAPHY)[0], self._overrides)
         else:
             prefixes = embedded_map()
         return prefixes, *places(prefixes)
@@ -123,7 +126,13 @@ def embedded_map() -> PrefixMap:
 @cache
 def _embedded() -> tuple[PrefixMap, Mapping[str, tuple[float, float]]]:
     ranges, centres = unpack(GEOGRAPHY)
-    return PrefixMap.from_ranges(**ranges), centres
+    return _embedded_with(ranges), centres
+
+
+def _embedded_with(ranges: dict[str, Any], overrides: Sequence[tuple[str, str]] = ()) -> PrefixMap:
+    own = {network for network, _ in overrides}
+    reserved = [(network, "") for network in RESERVED if network not in own]
+    return PrefixMap.from_ranges(**ranges, overrides=[*reserved, *overrides])
 
 
 def unpack(path: Path) -> tuple[dict[str, Any], Mapping[str, tuple[float, float]]]:
