@@ -23,9 +23,12 @@ from lbcore._prefix import PrefixMap
 from lbcore.region import DATA
 from lbcore.sense.prior import Precision, prior_ms, priors, published_ms
 
-__all__ = ["GeoIP", "Location", "Precision", "embedded_map", "places", "prior_ms", "priors", "published_ms"]
+__all__ = ["Client", "GeoIP", "Location", "Precision", "embedded_map", "places", "prior_ms", "priors", "published_ms"]
 
 F32 = NDArray[np.float32]
+
+# A client: its address as text, 4 or 16 bytes, or an object; None is this process itself.
+Client = str | bytes | IPv4Address | IPv6Address | None
 
 GEOGRAPHY = DATA / "geography.xz"
 
@@ -70,7 +73,7 @@ class GeoIP:
             prefixes = embedded_map()
         return prefixes, *places(prefixes)
 
-    def locate(self, client: str | bytes | IPv4Address | IPv6Address | None) -> Location | None:
+    def locate(self, client: Client) -> Location | None:
         """Give where a client is (address as str, bytes or ipaddress object), None when that is unknown.
 
         The place is the middle of the client's group: of a 2-degree cell, a subdivision or a country, as the precision says.
