@@ -605,3 +605,19 @@ def test_strict_azure_holds_to_the_grid_of_traffic_manager() -> None:
 )
 def test_a_target_is_the_gateway_as_the_monitor_asks_for_it(url: str, settings: dict[str, Any], expected: str) -> None:
     assert Target.parse("r", url, Monitor(**settings)).url == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "authority", "server_name"),
+    [
+        ("https://weu.example", "", "weu.example", "weu.example"),
+        ("https://weu.example:8443", "", "weu.example:8443", "weu.example"),
+        ("http://[2001:db8::1]:81", "", "[2001:db8::1]:81", "2001:db8::1"),
+        ("https://192.0.2.1", "gw.example", "gw.example", "gw.example"),
+        ("https://192.0.2.1", "gw.example:8443", "gw.example:8443", "gw.example"),
+        ("https://192.0.2.1", "[2001:db8::2]:1", "[2001:db8::2]:1", "2001:db8::2"),
+    ],
+)
+def test_a_target_knows_its_host_header_and_server_name(url: str, host: str, authority: str, server_name: str) -> None:
+    target = Target.parse("r", url, Monitor(host=host))
+    assert (target.authority, target.server_name) == (authority, server_name)
