@@ -357,7 +357,7 @@ def test_a_region_removed_while_its_probe_hangs_is_not_reported_and_its_connecti
 def test_urls_and_monitors_can_be_given_by_region() -> None:
     world = World(Server(), Server(), Server())
     world.lb.regions = (world.lb.regions[0], replace(world.lb.regions[1], gateway=""), Region("bare"))
-    settings: dict[str, Any] = {"targets": {"r1": "tcp://10.0.0.3:9"}, "monitors": {"r0": Monitor(interval=1.0, timeout=0.5, jitter=0.0)}}
+    settings: dict[str, Any] = {"targets": {"R 1": "tcp://10.0.0.3:9"}, "monitors": {"R0": Monitor(interval=1.0, timeout=0.5, jitter=0.0)}}
     prober = world.play(10.5, monitor=ON_GRID, **settings)
     assert [len(server.started) for server in world.servers] == [11, 0, 3]
     assert {*prober.results} == {"r0", "r1"}

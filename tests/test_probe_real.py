@@ -592,6 +592,16 @@ def test_a_thread_probes_first_and_stops_when_told() -> None:
         prober.stop()
         assert not any(t.name == "lbcore-prober" for t in threading.enumerate())
     assert prober.results["here"].ok
+
+    ended = threading.Event()
+
+    def tick() -> None:  # a callback that ends the Prober from within
+        prober.stop()
+        ended.set()
+
+    setattr(lb, "tick", tick)
+    prober.start(first_round=False)
+    assert ended.wait(10)
     stop.set()
     thread.join(10)
     assert not thread.is_alive()
