@@ -311,6 +311,12 @@ def test_a_sample_that_measured_this_process_is_not_learned_from_but_the_success
     assert [len(world.lb.samples[name]) for name in ("r0", "r1")] == [1, 2]
 
 
+def test_after_a_pause_of_the_machine_a_target_is_probed_once_at_once_and_then_on_its_grid() -> None:
+    world = World(Server())
+    world.play(76.0, (7.0, stall(world, 61.0)), monitor=ON_GRID)
+    assert world.servers[0].started == near([0, 5, 68, 70, 75])
+
+
 # ===== whom
 
 

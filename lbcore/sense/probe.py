@@ -156,8 +156,7 @@ class Prober:
         grid = _Grid(TICK)
         self._lateness.watch(grid)
         while True:
-            await grid.wait()
-            self._lateness.note()
+            self._lateness.note(await grid.wait())
             self._refresh_or_log()
             follow()
             self._tick()
@@ -300,9 +299,16 @@ class _Grid:
         """Give the instant that is waited for, or was last."""
         return self._origin + self._count * self._interval
 
-    async def wait(self) -> None:
-        self._count = max(self._count + 1, math.floor((self.now() - self._origin) / self._interval))
+    async def wait(self) -> float:
+        """Wait for the next instant and give by how much it was missed, seconds."""
+        self._count = max(self._count + 1, self._latest())
         await asyncio.sleep(self.due - self.now())
+        late = self.now() - self.due
+        self._count = max(self._count, self._latest())
+        return late
+
+    def _latest(self) -> int:
+        return math.floor((self.now() - self._origin) / self._interval)
 
 
 class _Lateness:
@@ -319,10 +325,9 @@ class _Lateness:
     def watch(self, grid: _Grid) -> None:
         self._grid = grid
 
-    def note(self) -> None:
+    def note(self, late: float) -> None:
         if self._grid is not None:
-            now = self._grid.now()
-            self._beats.append((now, now - self._grid.due))
+            self._beats.append((self._grid.now(), late))
 
     def since(self, start: float) -> float:
         """Give the longest delay since then, seconds, counting a beat that is overdue just now."""
