@@ -52,7 +52,8 @@ CORE = {path.stem for pattern in ("_*.pyx", "_*.pxd") for path in PACKAGE.glob(p
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
     {"region", *CORE},
-    {"detect", "sense", "sense.geo", "steer", "config", "data", "state"},
+    {"detect", "sense", "sense.geo", "steer", "data", "state"},
+    {"config"},  # names the rules of those above, so that none stands twice
     {"decision"},
     {"balancer"},
     {"", "sense.probe", "dns", "http"},

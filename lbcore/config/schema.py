@@ -1,0 +1,181 @@
+"""The shape of lbcore.toml as pydantic models: a field's description is what a violation says was expected.
+
+Keys that need a look at other keys, or at rules some other module owns, are checked by the package itself.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress, IPvAnyNetwork, TypeAdapter
+
+from lbcore.sense.monitor import URL_FORM, Monitor, Target
+
+__all__ = ["Document", "RegionEntry", "split_listen"]
+
+
+def _gateway(text: str) -> str:
+    if text:
+        Target.parse("", text, Monitor())
+    return text
+
+
+def split_listen(text: str) -> tuple[str, int]:
+    """Give host and port of "127.0.0.1:5353" or "[::1]:53"; ValueError for anything else."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError(text)
+    return _address(host.removeprefix("[").removesuffix("]")), int(port)
+
+
+def _listen(text: str) -> str:
+    split_listen(text)
+    return text
+
+
+def _address(text: str) -> str:
+    return str(TypeAdapter(IPvAnyAddress).validate_python(text))
+
+
+def _network(text: str) -> str:
+    return str(TypeAdapter(IPvAnyNetwork).validate_python(text))
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Listen = Annotated[str, AfterValidator(_listen)]
+LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HostName = Annotated[str, Field(pattern=rf"^{LABEL}(\.{LABEL})*\.?$", max_length=254)]
+
+
+class Section(BaseModel):
+    """A table of lbcore.toml: no unknown keys, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class RegionEntry(Section):
+    """One of `[[service.regions]]`, or `[service.primary]`."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"\S", description="a region's name, such as westeurope")
+    lat: float | None = Field(default=None, ge=-90, le=90, description="degrees within -90..90, together with lon")
+    lon: float | None = Field(default=None, ge=-180, le=180, description="degrees within -180..180, together with lat")
+    gateway: Annotated[str, AfterValidator(_gateway)] = Field(default="", description=URL_FORM)
+    addresses: list[Address] = Field(default=[], description="a list of IPv4 and IPv6 addresses")
+    units: int = Field(default=1, ge=1, le=1_000_000, description="a whole number of units, at least 1")
+    enabled: bool = Field(default=True, description="true or false")
+    always_serve: bool = Field(default=False, description="true or false")
+
+
+class Service(Section):
+    """`[service]`: what it is called and where it runs."""
+
+    name: str = Field(
+        default="lbcore", pattern=r"^[a-zA-Z]([a-zA-Z0-9-]{0,48}[a-zA-Z0-9])?$",
+        description="1..50 letters, digits and hyphens, the first a letter, the last no hyphen",
+    )  # fmt: skip
+    domain: HostName = Field(default="test", description="a DNS name")
+    primary: RegionEntry | None = Field(default=None, description="a table like those of [[service.regions]]")
+    regions: list[RegionEntry] = Field(default=[], description="tables [[service.regions]], one for each region")
+
+
+class StatusRange(Section):
+    """One range of HTTP status codes that count as success."""
+
+    min: int = Field(description="a status code 100..999")
+    max: int = Field(description="a status code 100..999")
+
+
+class Header(Section):
+    """One header sent along with probes."""
+
+    name: str = Field(description="a header's name")
+    value: str = Field(description="a header's value")
+
+
+class MonitorSection(Section):
+    """`[traffic_manager.monitor]`: values are checked by `Monitor`, whose own defaults apply."""
+
+    protocol: Any = None
+    port: Any = None
+    path: Any = None
+    interval_in_seconds: Any = None
+    timeout_in_seconds: Any = None
+    tolerated_number_of_failures: Any = None
+    rise: Any = None
+    expected_status_code_ranges: list[StatusRange] = Field(default=[], description="at most 8 tables { min = 200, max = 299 }")
+    custom_headers: list[Header] = Field(default=[], description='at most 8 tables { name = "…", value = "…" }')
+    host: Any = None
+    verify: Any = None
+    ca: Any = None
+    client_certificate: Any = None
+    jitter: Any = None
+    max_concurrency: Any = None
+    strict_azure: bool = Field(default=False, description="true or false")
+    anchors: list[Annotated[str, AfterValidator(_gateway)]] = Field(default=[], description=f"a list of URLs, each {URL_FORM}")
+
+
+class TrafficManager(Section):
+    """`[traffic_manager]`: how answers are routed, for how long they hold, and how gateways are watched."""
+
+    traffic_routing_method: Literal["Performance"] = Field(default="Performance", description='only "Performance" in this version')
+    ttl: int | None = Field(default=None, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+    monitor: MonitorSection = Field(default_factory=MonitorSection, description="a table")
+
+
+class Network(Section):
+    """Networks of the user's own, which override the database."""
+
+    network: Annotated[str, AfterValidator(_network)] = Field(description="a network such as 10.20.0.0/16 or 2001:db8::/32")
+    group: str = Field(min_length=1, description='a group key as `lbcore geo lookup` shows it, such as "DE" or "US/California"')
+
+
+class Latency(Section):
+    """`[latency]`: where clients are, and how samples become an estimate."""
+
+    database: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="the path of an mmdb file, or a list of them")
+    networks: list[Network] = Field(default=[], description="tables [[latency.networks]] with network and group")
+    estimator: Literal["prior_ewma", "ewma"] = Field(default="prior_ewma", description='"prior_ewma" or "ewma"')
+    ewma_tau_seconds: float = Field(default=10.0, gt=0, le=1e6, description="seconds above 0, the time constant of estimator ewma")
+
+
+class Detector(Section):
+    """`[detector]`: who judges, with which settings."""
+
+    kind: str = Field(default="default", description="a detector's name")
+    settings: dict[str, Any] = Field(default={}, description="a table of the detector's keyword arguments")
+    hold_down_seconds: float = Field(default=30.0, ge=0, le=480, description="seconds 0..480 of the first hold of a flapping region")
+
+
+class Dns(Section):
+    """`[dns]`: the responder."""
+
+    listen: Listen = Field(default="127.0.0.1:5353", description='an address and port such as "127.0.0.1:5353" or "[::1]:53"')
+    zone: HostName | None = Field(default=None, description="the DNS zone that is served; default service.domain")
+    name: HostName | Literal["@"] | None = Field(default=None, description='a name in the zone or "@"; default service.name')
+    nameservers: list[HostName] = Field(default=["ns"], min_length=1, description="a list of DNS names, at least one")
+    glue: dict[str, list[Address]] = Field(default={}, description="a table of lists of addresses, for name servers within the zone")
+    rname: str = Field(default="hostmaster", min_length=1, max_length=254, description="a mailbox such as hostmaster@example.com")
+    serial: int = Field(default=1, ge=0, le=2**32 - 1, description="a whole number 0..4294967295")
+
+
+class Http(Section):
+    """`[http]`: the transports."""
+
+    retries: int = Field(default=2, ge=0, le=100, description="a whole number of further regions to try, 0..100")
+    keep_host: bool = Field(default=False, description="true or false")
+
+
+class Document(Section):
+    """The whole file."""
+
+    schema_version: Literal[1] = Field(default=1, description="1")
+    service: Service = Field(default_factory=Service, description="a table")
+    traffic_manager: TrafficManager = Field(default_factory=TrafficManager, description="a table")
+    latency: Latency = Field(default_factory=Latency, description="a table")
+    detector: Detector = Field(default_factory=Detector, description="a table")
+    dns: Dns = Field(default_factory=Dns, description="a table")
+    http: Http = Field(default_factory=Http, description="a table")
