@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lbcore.region import DATA, Region, catalogue
-from lbcore.sense import prior
+from lbcore.sense import paths_build, prior
 from lbcore.sense.prior import Precision, great_circle_km, prior_ms, priors, published_ms
 
 LONDON = (51.5, -0.1)
@@ -165,3 +166,22 @@ def test_arrays_of_different_length_and_unknown_precision_are_refused() -> None:
         priors(lat, lon, np.zeros(1, np.uint8), [])
     with pytest.raises(ValueError, match="precision must be 0 to 3, got 4"):
         priors(lat, lon, np.full(2, Precision.POINT + 1, np.uint8), [])
+
+
+# ===== where the files come from
+
+
+@pytest.mark.real
+def test_the_shipped_files_are_what_the_tool_makes_of_the_sources(data: Path, tmp_path: Path) -> None:
+    paths_build.build(data, tmp_path)
+    for name in ("regions.csv", "round_trips.csv"):
+        assert (tmp_path / name).read_text() == (DATA / name).read_text()
+    np.testing.assert_allclose(np.load(tmp_path / "path_model.npy"), np.load(DATA / "path_model.npy"), atol=1e-4)
+
+
+def test_the_tool_refuses_two_providers_regions_of_one_name(tmp_path: Path) -> None:
+    for provider in ("azure", "aws", "gcp"):
+        (tmp_path / provider).mkdir()
+        (tmp_path / provider / f"{provider}_regions.csv").write_text("name,location,lat,lon\nUS East,Somewhere,1,2\n")
+    with pytest.raises(ValueError, match="must differ between providers, got twice: useast"):
+        paths_build.read_regions(tmp_path)

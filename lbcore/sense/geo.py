@@ -7,8 +7,8 @@ Both become a PrefixMap, so a location is always that of the client's group; wha
 from __future__ import annotations
 
 import json
-import lzma
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +30,7 @@ F32 = NDArray[np.float32]
 # A client: its address as text, 4 or 16 bytes, or an object; None is this process itself.
 Client = str | bytes | IPv4Address | IPv6Address | None
 
-GEOGRAPHY = DATA / "geography.xz"
+GEOGRAPHY = DATA / "geography.z"
 
 # Special-purpose networks (IANA registry, RFC 6890) that are smaller than the table's grain; it leaves the larger ones out.
 RESERVED = ("192.0.0.0/24", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
@@ -144,16 +144,14 @@ def unpack(path: Path) -> tuple[dict[str, Any], Mapping[str, tuple[float, float]
     Raises ValueError naming the file when it is damaged.
     """
     try:
-        with lzma.open(path) as file:
-            raw = file.read()
-        head, body = raw.split(b"\n", 1)
+        head, body = zlib.decompress(path.read_bytes()).split(b"\n", 1)
         header = json.loads(head)
-        v4_starts, v4_groups, used = _family(body, 0, header["v4"])
-        v6_starts, v6_groups, _ = _family(body, used, header["v6"])
-    except (lzma.LZMAError, EOFError, ValueError, KeyError) as error:
+        v4_starts, v4_groups, used = _family(body, 0, header["v4"]["ranges"])
+        v6_starts, v6_groups, _ = _family(body, used, header["v6"]["ranges"])
+    except (zlib.error, ValueError, KeyError) as error:
         raise ValueError(f"{path}: no usable geography file: {error}") from error
     ranges = {
-        "v4_starts": (v4_starts << (32 - header["v4"]["bits"])).astype(np.uint32),
+        "v4_starts": (v4_starts << np.uint64(32 - header["v4"]["bits"])).astype(np.uint32),
         "v4_groups": v4_groups,
         "v6_starts": v6_starts << np.uint64(64 - header["v6"]["bits"]),
         "v6_groups": v6_groups,
@@ -165,12 +163,11 @@ def unpack(path: Path) -> tuple[dict[str, Any], Mapping[str, tuple[float, float]
     return ranges, {country: (lat, lon) for country, (lat, lon) in header["countries"].items()}
 
 
-def _family(body: bytes, offset: int, shape: dict[str, int]) -> tuple[NDArray[np.uint64], NDArray[np.uint32], int]:
-    """Give one family's range starts and groups, and the offset behind them: byte planes, steps before groups."""
-    count, step_bytes = shape["ranges"], (shape["bits"] + 7) // 8
-    rows = np.frombuffer(body, np.uint8, (step_bytes + 2) * count, offset).reshape(-1, count)
-    steps = np.zeros(count, np.uint64)
-    for plane in range(step_bytes):
-        steps |= rows[plane].astype(np.uint64) << np.uint64(8 * plane)
-    groups = rows[step_bytes].astype(np.uint32) | rows[step_bytes + 1].astype(np.uint32) << np.uint32(8)
-    return np.cumsum(steps, dtype=np.uint64), groups, offset + rows.size
+def _family(body: bytes, offset: int, count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32], int]:
+    """Give one family's range starts and groups, and the offset behind them; see geo_build.pack."""
+    short, low, high = np.frombuffer(body, np.uint8, 3 * count, offset).reshape(3, count)
+    steps = short.astype(np.uint64)
+    long = np.flatnonzero(short == 255)
+    steps[long] = np.frombuffer(body, "<u8", len(long), offset + 3 * count)
+    groups = low.astype(np.uint32) | high.astype(np.uint32) << np.uint32(8)
+    return np.cumsum(steps, dtype=np.uint64), groups, offset + 3 * count + 8 * len(long)

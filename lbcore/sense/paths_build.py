@@ -82,11 +82,6 @@ def symmetric(trips: dict[tuple[str, str], float]) -> tuple[list[str], np.ndarra
         return names, total / count
 
 
-def fill_model(folder: Path) -> None:
-    """Fit the path model to the regions and round trips of lbcore/data and store its weights in `folder`."""
-    np.save(folder / "path_model.npy", prior.published_model().weights.astype(np.float32))
-
-
 def build(folder: Path, out: Path) -> None:
     """Write regions.csv, round_trips.csv and path_model.npy into `out`."""
     rows = read_regions(folder)
@@ -100,7 +95,10 @@ def build(folder: Path, out: Path) -> None:
         lines.writerow(["name", *names])
         for name, row in zip(names, matrix, strict=True):
             lines.writerow([name, *("" if np.isnan(ms) else f"{ms:.1f}".removesuffix(".0") for ms in row)])
-    fill_model(out)
+    place = {row["name"]: (float(row["lat"]), float(row["lon"])) for row in rows}
+    lat, lon = np.array([place[name] for name in names]).T
+    _, rounded = prior.read_round_trips(out / "round_trips.csv")
+    np.save(out / "path_model.npy", prior.PathModel.fit(lat, lon, rounded).weights.astype(np.float32))
 
 
 if __name__ == "__main__":

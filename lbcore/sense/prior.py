@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lbcore.region import DATA, Region, catalogue
 
-__all__ = ["PathModel", "Precision", "baseline_ms", "great_circle_km", "prior_ms", "priors", "published_ms"]
+__all__ = ["PathModel", "Precision", "baseline_ms", "great_circle_km", "prior_ms", "priors", "published_matrix", "published_ms"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -81,38 +81,45 @@ def read_round_trips(path: Path) -> tuple[list[str], F64]:
 
 @dataclass(frozen=True, slots=True)
 class PathModel:
-    """Hold what a matrix of round trips says of paths: known places (degrees, f64[n]) and the weights between them, f64[n, n]."""
+    """Hold what a matrix of round trips says of paths: known places (degrees, f64[n]) and the weights between them, f64[n, n].
+
+    range_km, floor: the kernel's constants, see the module's text
+    """
 
     lat: F64
     lon: F64
     weights: F64
+    range_km: float = RANGE_KM
+    floor: float = FLOOR
 
     @classmethod
-    def fit(cls, lat: F64, lon: F64, matrix: F64) -> PathModel:
+    def fit(cls, lat: F64, lon: F64, matrix: F64, range_km: float = RANGE_KM, floor: float = FLOOR, noise: float = NOISE) -> PathModel:
         """Learn from the symmetric f64[n, n] round trips in ms (NaN = unknown) between n places; about a second for 90 places."""
         km = great_circle_km(lat, lon, lat, lon)
         i, j = np.nonzero(np.triu(np.isfinite(matrix), 1))
-        k = _kernel(km)
+        k = floor + np.exp(km / -range_km)
         covariance = (k[np.ix_(i, i)] * k[np.ix_(j, j)] + k[np.ix_(i, j)] * k[np.ix_(j, i)]) / 2
-        covariance[np.diag_indices_from(covariance)] += NOISE
+        covariance[np.diag_indices_from(covariance)] += noise
         weights = np.zeros_like(matrix)
         usual = baseline_ms(km[i, j])
         weights[i, j] = np.linalg.solve(covariance, (matrix[i, j] - usual) / np.sqrt(usual)) / 2
-        return cls(lat, lon, weights + weights.T)
+        return cls(lat, lon, weights + weights.T, range_km, floor)
 
     def expected(self, lat: ArrayLike, lon: ArrayLike, to_lat: ArrayLike, to_lon: ArrayLike) -> F64:
         """Give the expected round trips in ms, f64[n, m], from n places to m others; NaN where a place is NaN."""
         km = great_circle_km(lat, lon, to_lat, to_lon)
-        here = _kernel(great_circle_km(lat, lon, self.lat, self.lon))
-        there = _kernel(great_circle_km(to_lat, to_lon, self.lat, self.lon))
+        here, there = self._nearness(lat, lon), self._nearness(to_lat, to_lon)
         usual = baseline_ms(km)
         excess = np.sqrt(usual) * (here @ (self.weights @ there.T))
         return np.asarray(np.maximum(usual + excess, np.maximum(km / FIBRE_KM_PER_MS, LEAST_MS)))
 
+    def _nearness(self, lat: ArrayLike, lon: ArrayLike) -> F64:
+        return np.asarray(self.floor + np.exp(great_circle_km(lat, lon, self.lat, self.lon) / -self.range_km))
+
 
 def published_model() -> PathModel:
     """Give a fresh fit to the published round trips; what `priors` uses is the stored one."""
-    names, matrix = _published()
+    names, matrix = published_matrix()
     return PathModel.fit(*_places(names), matrix)
 
 
@@ -121,24 +128,26 @@ def _places(names: Sequence[str]) -> tuple[F64, F64]:
     return np.array([known[name].lat for name in names]), np.array([known[name].lon for name in names])
 
 
-def _kernel(km: F64) -> F64:
-    return np.asarray(FLOOR + np.exp(km / -RANGE_KM))
-
-
 @cache
 def _stored_model() -> PathModel:
-    names, _ = _published()
+    names, _ = published_matrix()
     return PathModel(*_places(names), np.load(DATA / "path_model.npy").astype(np.float64))
 
 
 @cache
-def _published() -> tuple[list[str], F64]:
-    return read_round_trips(DATA / "round_trips.csv")
+def published_matrix() -> tuple[Sequence[str], F64]:
+    """Give the regions with published round trips and their symmetric f64[n, n] matrix, ms, NaN = none; read-only.
+
+    Source: NOTICE names the publications.
+    """
+    names, matrix = read_round_trips(DATA / "round_trips.csv")
+    matrix.setflags(write=False)
+    return names, matrix
 
 
 def published_ms(region: str, other: str) -> float | None:
     """Give the published round trip between two catalogued regions (canonical names), ms; None when there is none."""
-    names, matrix = _published()
+    names, matrix = published_matrix()
     if region not in names or other not in names:
         return None
     ms = float(matrix[names.index(region), names.index(other)])
