@@ -41,14 +41,13 @@ class Model:
 
     def __init__(self, prefixes: Iterable[tuple[str, int]]) -> None:
         self.groups = {unmapped(ipaddress.ip_network(network)): group for network, group in prefixes}
+        self.rows = [(n.version, int(n[0]), int(n[-1]), n.prefixlen, group) for n, group in self.groups.items()]
 
     def lookup(self, address: IPAddress) -> int:
-        containing = [n for n in self.groups if n.version == address.version and address in n]
-        best = max(containing, key=lambda n: n.prefixlen, default=None)
+        version, number = address.version, int(address)
+        length, group = max(((row[3], row[4]) for row in self.rows if row[0] == version and row[1] <= number <= row[2]), default=(-1, 0))
         inner = carried(address) if isinstance(address, ipaddress.IPv6Address) else None
-        if inner and (best is None or best.prefixlen < inner[1]):
-            return self.lookup(inner[0])
-        return self.groups[best] if best else 0
+        return self.lookup(inner[0]) if inner and length < inner[1] else group
 
     def scope(self, address: IPAddress) -> int:
         """Give the shortest prefix length over which lookup is the same, by looking at every place where it could change."""
