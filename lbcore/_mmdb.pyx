@@ -251,9 +251,14 @@ cdef int read_city(section* s, uint64_t at, char* number, text* out) noexcept no
 cdef int read_place(section* s, uint64_t at, char* number, place* out) noexcept nogil:
     cdef uint64_t root[9]
     cdef uint64_t location[3]
+    cdef uint64_t after
+    cdef item record
+    memset(root, 0, sizeof(root))
     out.country.size = out.subdivision.size = out.city.size = 0
     out.lat = out.lon = out.radius = NAN
-    if find_at(s, at, ROOT, 9, root) or find_at(s, root[2], LOCATION, 3, location):
+    if read_value(s, at, &record, &after) or record.kind == MAP and find_values(s, &record, ROOT, 9, root):
+        return -1
+    if find_at(s, root[2], LOCATION, 3, location):
         return -1
     if read_code(s, root[1], &out.country) or read_code(s, root[0], &out.country) or read_text(s, root[5], &out.country):
         return -1

@@ -331,7 +331,8 @@ cdef class PrefixMap:
 
         Give (group, prefix length): every address of address/length has this group, and no shorter length would do.
 
-        The length counts in the family asked: 0..32 for IPv4, 0..128 for IPv6. None gives (0, 0).
+        The length counts in the family asked: 0..32 for IPv4, 0..128 for IPv6. None gives (0, 0). It may be longer than
+        need be, never shorter, where networks were given inside an IPv6 form that carries IPv4.
         Source: RFC 7871 §7.1.2, the scope of a client subnet answer.
         """
         cdef int scope

@@ -104,10 +104,16 @@ def key_of(record: Any, kind: str) -> str:
         return grid_key(country, region, city, where)
     parts = [country, *[region] * (kind != "country"), *[city] * (kind in ("city", "record"))]
     if where and kind == "record":
-        return "/".join([*parts, *(f"{degrees:.4f}" for degrees in where)])
+        return "/".join([*parts, *map(four_decimals, where)])
     while len(parts) > 1 and not parts[-1]:
         parts.pop()
     return "/".join(parts)
+
+
+def four_decimals(degrees: float) -> str:
+    """Write degrees with four decimals, halves away from zero."""
+    units = math.floor(abs(degrees) * 10000 + 0.5)
+    return f"{'-' if degrees < 0 < units else ''}{units // 10000}.{units % 10000:04d}"
 
 
 def grid_key(country: str, region: str, city: str, where: tuple[float, float] | None) -> str:

@@ -7,6 +7,7 @@ LBCORE_DATA  geoip/maxmind_test/test-data: MaxMind's own test databases
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import random
 import struct
@@ -306,7 +307,7 @@ def agrees(path: Path, kind: str, count: int) -> None:
     map = PrefixMap.from_mmdb(path, kind)
     draw = random.Random(7)
     with maxminddb.open_database(path) as reader:
-        known = [ipaddress.ip_network(network) for (network, _), _ in zip(reader, range(1000), strict=False)]
+        known = [] if "no-ipv4" in path.name else [ipaddress.ip_network(row[0]) for row in itertools.islice(reader, 1000)]
         for turn in range(count):
             address = routable(draw, 4 if turn % 2 else 6, known)
             assert map.keys[map.lookup(address)] == key_of(judged(reader, address), kind), address
