@@ -12,10 +12,9 @@ import os
 
 import numpy as np
 
-from libc.math cimport NAN, floor, isfinite, ldexp, llround
+from libc.math cimport NAN, fabs, floor, isfinite, llround
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport abs, calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 __all__ = ["KINDS", "read"]
@@ -48,6 +47,8 @@ cdef enum:
     FAR = 200                # km; beyond this accuracy radius a city is no better than a region
     NOT_FOUND = 0xFFFFFFFF
 
+cdef double V6_WEIGHT = 2.0 ** -76
+
 
 # ===== growing arrays =====
 
@@ -58,13 +59,16 @@ cdef struct ranges:
     size_t size
     size_t capacity
 
-cdef struct record:
-    double lat, lon, weight
+cdef struct record:          # what the walk touches for every leaf; the rest is in `spot`
+    double weight
     uint32_t group
+
+cdef struct spot:
+    double lat, lon
     uint8_t precision
 
 cdef struct slot:            # of a hash table; `index` counts from 1, 0 is free
-    uint32_t hash
+    uint32_t key             # a record's offset, or the hash of a text
     uint32_t index
 
 cdef struct table:
@@ -94,6 +98,11 @@ cdef int push_range(ranges* r, uint64_t hi, uint64_t lo, uint32_t value) noexcep
     return 0
 
 
+cdef inline size_t home_of(uint32_t key, size_t mask) noexcept nogil:
+    """Source: Knuth, The Art of Computer Programming 3, §6.4, multiplicative hashing."""
+    return (key * 0x9E3779B97F4A7C15ULL) >> 32 & mask
+
+
 cdef int table_grow(table* t) noexcept nogil:
     cdef size_t i, at, capacity = 2 * (t.mask + 1) if t.slots else 1024
     cdef slot* slots = <slot*>calloc(capacity, sizeof(slot))
@@ -102,7 +111,7 @@ cdef int table_grow(table* t) noexcept nogil:
     if t.slots:
         for i in range(t.mask + 1):
             if t.slots[i].index:
-                at = t.slots[i].hash & (capacity - 1)
+                at = home_of(t.slots[i].key, capacity - 1)
                 while slots[at].index:
                     at = (at + 1) & (capacity - 1)
                 slots[at] = t.slots[i]
@@ -122,7 +131,7 @@ cdef struct reader:
     int grouping
     ranges v4, v6
     record* records
-    uint64_t* offsets        # of each record in the data section
+    spot* spots
     size_t record_count, record_capacity
     table by_offset
     uint8_t* keys            # every group's key, end to end
@@ -242,8 +251,8 @@ cdef int read_city(section* s, uint64_t at, char* number, text* out) noexcept no
         return -1
     if read_text(s, english, out) or read_number(s, found[1], &geoname):
         return -1
-    if not out.size and geoname > 0:
-        out.size = snprintf(number, 24, "%.0f", geoname)
+    if not out.size and 0 < geoname < 4294967296.0:
+        out.size = put_digits(number, 0, <uint32_t>geoname, 1)
         out.start = <const uint8_t*>number
     return 0
 
@@ -294,20 +303,43 @@ cdef uint8_t precision_of(const place* p, int grouping) noexcept nogil:
 
 
 cdef int put(char* key, int size, const text* part) noexcept nogil:
-    memcpy(key + size, part.start, part.size)
+    if part.size:
+        memcpy(key + size, part.start, part.size)
     return size + <int>part.size
 
 
-cdef int put_cell(char* key, int size, const place* p) noexcept nogil:
-    """Write the south-west corner of the 2-degree cell, in whole degrees."""
-    return size + snprintf(key + size, 16, "/%d/%d", <int>(2 * floor(p.lat / 2)), <int>(2 * floor(p.lon / 2)))
+cdef int put_sign(char* key, int size, bint negative) noexcept nogil:
+    key[size], key[size + 1] = c"/", c"-"
+    return size + 1 + negative
+
+
+cdef int put_digits(char* key, int size, uint32_t number, int width) noexcept nogil:
+    """Write a number with at least `width` digits; not by printf, which is slow, and follows the locale for decimals."""
+    cdef char digits[10]
+    cdef int count = 0
+    while number or count < width:
+        digits[count] = <char>(c"0" + number % 10)
+        number //= 10
+        count += 1
+    while count:
+        count -= 1
+        key[size] = digits[count]
+        size += 1
+    return size
+
+
+cdef int put_cell_edge(char* key, int size, double degrees) noexcept nogil:
+    """Write the southern or western edge of a 2-degree cell, in whole degrees."""
+    cdef int edge = <int>(2 * floor(degrees / 2))
+    return put_digits(key, put_sign(key, size, edge < 0), abs(edge), 1)
 
 
 cdef int put_degrees(char* key, int size, double degrees) noexcept nogil:
-    """Write "/", then ten-thousandths of a degree as a decimal number; not "%.4f", which follows the locale."""
-    cdef long long units = llround(degrees * 10000)
-    cdef long long magnitude = -units if units < 0 else units
-    return size + snprintf(key + size, 24, "/%s%lld.%04lld", b"-" if units < 0 else b"", magnitude // 10000, magnitude % 10000)
+    """Write degrees with four decimals, halves away from zero."""
+    cdef uint32_t units = <uint32_t>llround(fabs(degrees) * 10000)
+    size = put_digits(key, put_sign(key, size, degrees < 0 and units), units // 10000, 1)
+    key[size] = c"."
+    return put_digits(key, size + 1, units % 10000, 4)
 
 
 cdef int write_grid_key(char* key, const place* p) noexcept nogil:
@@ -318,8 +350,12 @@ cdef int write_grid_key(char* key, const place* p) noexcept nogil:
         return 0
     size = put(key, 0, &p.country if p.country.size else &unknown)
     if located(p) and not (is_wide(p) and p.country.size):
-        size = put_cell(key, size, p)
-    return size + snprintf(key + size, 8, "/wide" if is_wide(p) or not located(p) else "/point")
+        size = put_cell_edge(key, put_cell_edge(key, size, p.lat), p.lon)
+    if is_wide(p) or not located(p):
+        memcpy(key + size, b"/wide", 5)
+        return size + 5
+    memcpy(key + size, b"/point", 6)
+    return size + 6
 
 
 cdef int write_named_key(char* key, const place* p, int grouping) noexcept nogil:
@@ -358,7 +394,8 @@ cdef int add_key(reader* r, const uint8_t* key, size_t size) noexcept nogil:
         r.keys_capacity = 2 * r.keys_capacity + KEY_SIZE
         if grow(<void**>&r.keys, r.keys_capacity, 1):
             return -1
-    memcpy(r.keys + start, key, size)
+    if size:
+        memcpy(r.keys + start, key, size)
     r.key_ends[r.group_count] = start + size
     r.group_count += 1
     return 0
@@ -373,17 +410,17 @@ cdef uint32_t group_of_key(reader* r, const uint8_t* key, size_t size) noexcept 
     if 2 * r.by_key.size >= r.by_key.mask and table_grow(&r.by_key):
         return NOT_FOUND
     h = hash_bytes(key, size)
-    at = h & r.by_key.mask
+    at = home_of(h, r.by_key.mask)
     while r.by_key.slots[at].index:
         group = r.by_key.slots[at].index
         start = r.key_ends[group - 1]
-        if r.by_key.slots[at].hash == h and r.key_ends[group] - start == size and not memcmp(r.keys + start, key, size):
+        if r.by_key.slots[at].key == h and r.key_ends[group] - start == size and not memcmp(r.keys + start, key, size):
             return group
         at = (at + 1) & r.by_key.mask
     group = <uint32_t>r.group_count
     if add_key(r, key, size):
         return NOT_FOUND
-    r.by_key.slots[at].hash, r.by_key.slots[at].index = h, group
+    r.by_key.slots[at].key, r.by_key.slots[at].index = h, group
     r.by_key.size += 1
     return group
 
@@ -393,41 +430,40 @@ cdef int add_record(reader* r, uint64_t offset) noexcept nogil:
     cdef char key[KEY_SIZE]
     cdef char number[24]
     cdef place where
-    cdef record* added
+    cdef uint32_t group
     cdef int size
     if r.record_count == r.record_capacity:
         r.record_capacity = 2 * r.record_capacity + 1024
-        if grow(<void**>&r.records, r.record_capacity, sizeof(record)) or grow(<void**>&r.offsets, r.record_capacity, 8):
+        if grow(<void**>&r.records, r.record_capacity, sizeof(record)) or grow(<void**>&r.spots, r.record_capacity, sizeof(spot)):
             return broken(&r.data, NO_MEMORY, offset)
     if read_place(&r.data, offset, number, &where):
         return -1
     size = write_grid_key(key, &where) if r.grouping == GRID else write_named_key(key, &where, r.grouping)
-    added = &r.records[r.record_count]
-    added.group = group_of_key(r, <const uint8_t*>key, size)
-    if added.group == NOT_FOUND:
+    group = group_of_key(r, <const uint8_t*>key, size)
+    if group == NOT_FOUND:
         return broken(&r.data, NO_MEMORY, offset)
-    added.lat, added.lon, added.weight, added.precision = where.lat, where.lon, 0, precision_of(&where, r.grouping)
-    r.offsets[r.record_count] = offset
+    r.records[r.record_count].weight, r.records[r.record_count].group = 0, group
+    r.spots[r.record_count].lat, r.spots[r.record_count].lon = where.lat, where.lon
+    r.spots[r.record_count].precision = precision_of(&where, r.grouping)
     r.record_count += 1
     return 0
 
 
-cdef record* record_at(reader* r, uint64_t offset) noexcept nogil:
+cdef record* record_at(reader* r, uint32_t offset) noexcept nogil:
     """Give the record at an offset, decoding it the first time; NULL on a fault."""
-    cdef uint32_t h = <uint32_t>((offset * 0x9E3779B97F4A7C15ULL) >> 32)
     cdef size_t at
     cdef table* t = &r.by_offset
     if 2 * t.size >= t.mask and table_grow(t):
         broken(&r.data, NO_MEMORY, offset)
         return NULL
-    at = h & t.mask
+    at = home_of(offset, t.mask)
     while t.slots[at].index:
-        if t.slots[at].hash == h and r.offsets[t.slots[at].index - 1] == offset:
+        if t.slots[at].key == offset:
             return &r.records[t.slots[at].index - 1]
         at = (at + 1) & t.mask
     if add_record(r, offset):
         return NULL
-    t.slots[at].hash, t.slots[at].index = h, <uint32_t>r.record_count
+    t.slots[at].key, t.slots[at].index = offset, <uint32_t>r.record_count
     t.size += 1
     return &r.records[r.record_count - 1]
 
@@ -461,7 +497,7 @@ cdef inline bint holds_ipv4(const branch* b) noexcept nogil:
 
 cdef int emit_leaf(reader* r, const branch* b, bint is_v6) noexcept nogil:
     cdef uint32_t group = 0
-    cdef uint64_t offset = <uint64_t>b.node - r.node_count
+    cdef uint32_t offset = b.node - r.node_count
     cdef record* found
     if offset:
         if offset < 16 or offset - 16 >= r.data.size:
@@ -469,8 +505,8 @@ cdef int emit_leaf(reader* r, const branch* b, bint is_v6) noexcept nogil:
         found = record_at(r, offset - 16)
         if found == NULL:
             return -1
-        # IPv4 addresses decide where a group lies; IPv6 ones (counted in /48s) only where there are no others.
-        found.weight += ldexp(1, -12 - b.depth) if is_v6 else ldexp(1, 32 - b.depth)
+        # IPv4 addresses decide where a group lies; IPv6 ones (counted in /64s) only where there are no others.
+        found.weight += V6_WEIGHT * (1ULL << (64 - b.depth if 0 < b.depth < 64 else 0)) if is_v6 else 1ULL << (32 - b.depth)
         group = found.group
     if push_range(&r.v6 if is_v6 else &r.v4, b.hi, b.lo, group):
         return broken(&r.data, NO_MEMORY, offset)
@@ -598,14 +634,14 @@ cdef tuple take_records(const reader* r):
     cdef uint8_t[::1] precisions = precision
     cdef double[::1] lats = lat, lons = lon, weights = weight
     for i in range(n):
-        groups[i], precisions[i] = r.records[i].group, r.records[i].precision
-        lats[i], lons[i], weights[i] = r.records[i].lat, r.records[i].lon, r.records[i].weight
+        groups[i], precisions[i] = r.records[i].group, r.spots[i].precision
+        lats[i], lons[i], weights[i] = r.spots[i].lat, r.spots[i].lon, r.records[i].weight
     return group, lat, lon, weight, precision
 
 
 cdef void release(reader* r) noexcept:
     cdef (void*)[12] owned = [
-        r.v4.hi, r.v4.lo, r.v4.value, r.v6.hi, r.v6.lo, r.v6.value, r.records, r.offsets, r.keys, r.key_ends,
+        r.v4.hi, r.v4.lo, r.v4.value, r.v6.hi, r.v6.lo, r.v6.value, r.records, r.spots, r.keys, r.key_ends,
         r.by_offset.slots, r.by_key.slots,
     ]
     cdef int i

@@ -51,12 +51,13 @@ cdef class Writer:
 
     cdef inline void put(self, uint64_t hi, uint64_t lo, uint32_t value) noexcept nogil:
         """Start a range; one that starts where the last one does replaces it, an equal neighbour is continued."""
-        if self.size and self.hi[self.size - 1] == hi and self.lo[self.size - 1] == lo:
-            self.size -= 1
-        if self.size and self.value[self.size - 1] == value:
-            return
-        self.hi[self.size], self.lo[self.size], self.value[self.size] = hi, lo, value
-        self.size += 1
+        cdef Py_ssize_t n = self.size
+        if n and self.hi[n - 1] == hi and self.lo[n - 1] == lo:
+            n -= 1
+        if not n or self.value[n - 1] != value:
+            self.hi[n], self.lo[n], self.value[n] = hi, lo, value
+            n += 1
+        self.size = n
 
     cdef tuple take(self):
         return tuple([array[:self.size].copy() for array in self.arrays])
