@@ -23,6 +23,7 @@ cdef enum:
     MAX_REGIONS = 65534
     OWNER_TIMEOUT = 3          # seconds without a heartbeat
 
+cdef double MS_LIMIT = 1e9      # beyond any round trip, and its square is far from float32's end
 cdef uint64_t MAGIC = 0x0001_4552_4F43_424C    # "LBCORE" and the layout's version
 
 ESTIMATORS = ("prior_ewma", "ewma")
@@ -30,6 +31,7 @@ ESTIMATORS = ("prior_ewma", "ewma")
 
 # ---------------------------------------------------------------- LatencyTable
 
+@cython.no_gc_clear   # __dealloc__ releases the buffer; a cleared view could not be
 @cython.final
 cdef class LatencyTable:
     """Latency estimates of groups x regions, and which region each group should use.
@@ -153,8 +155,8 @@ cdef class LatencyTable:
         cdef const float[:, ::1] means = priors_array("ms", ms, self.t.groups, self.regions)
         cdef const float[:, ::1] sds = priors_array("sd", sd, self.t.groups, self.regions)
         cdef uint32_t g, r
-        if not (np.greater_equal(means, 0).all() and np.greater(sds, 0).all()):
-            raise ValueError("priors must be ms >= 0 and sd > 0")
+        if not (np.greater_equal(means, 0).all() and np.greater(sds, 0).all() and max(np.max(means), np.max(sds)) <= MS_LIMIT):
+            raise ValueError("priors must be ms >= 0 and sd > 0, both finite (and <= 1e9)")
         with nogil:
             for g in range(self.t.groups):
                 for r in range(<uint32_t>means.shape[1]):
@@ -179,8 +181,8 @@ cdef class LatencyTable:
 
         All are checked before any is taken. Raises ValueError or IndexError as `observe`.
         """
-        cdef const uint32_t[::1] g = np.ascontiguousarray(groups, np.uint32)
-        cdef const uint16_t[::1] r = np.ascontiguousarray(regions, np.uint16)
+        cdef const uint32_t[::1] g = indices("groups", groups, np.uint32)
+        cdef const uint16_t[::1] r = indices("regions", regions, np.uint16)
         cdef const float[::1] y = np.ascontiguousarray(ms, np.float32)
         cdef uint32_t stamp = stamp_of(seconds(now))
         cdef Py_ssize_t i, n = g.shape[0]
@@ -284,7 +286,7 @@ cdef class LatencyTable:
 
     def pick_many(self, groups, out=None):
         """Pick for uint32[n] groups into uint16[n] `out` (made when None) without the GIL; 65535 = none."""
-        cdef const uint32_t[::1] g = np.ascontiguousarray(groups, np.uint32)
+        cdef const uint32_t[::1] g = indices("groups", groups, np.uint32)
         cdef Py_ssize_t i, n = g.shape[0]
         cdef uint16_t[::1] picked
         cdef uint32_t highest = 0
@@ -525,10 +527,23 @@ def index_map(name, given, old, new, dtype):
         if old != new:
             raise ValueError(f"the snapshot has {old} {name}, this table {new}: pass `{name}` to say which is which")
         return np.arange(old, dtype=dtype)
-    mapped = np.ascontiguousarray(given, dtype).copy()
+    mapped = indices(name, given, dtype).copy()
     if len(mapped) != old or ((mapped >= new) & (mapped != np.iinfo(dtype).max)).any():
         raise ValueError(f"`{name}` must give one index below {new}, or {np.iinfo(dtype).max}, for each of the snapshot's {old}")
     return mapped
+
+
+cdef object indices(str name, given, dtype):
+    """Give an array of indices as `dtype`; a value that does not fit is an IndexError, never another index."""
+    array = np.asarray(given)
+    if array.dtype == dtype:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind not in "iu":
+        if array.size:
+            raise TypeError(f"{name} must be integers, got {array.dtype}")
+    elif array.size and not (0 <= array.min() and array.max() <= np.iinfo(dtype).max):
+        raise IndexError(f"{name} must be within 0..{np.iinfo(dtype).max}, got {array.min()} to {array.max()}")
+    return np.ascontiguousarray(array, dtype)
 
 
 cdef object in_range(str name, value, low, high):
@@ -538,15 +553,14 @@ cdef object in_range(str name, value, low, high):
 
 
 cdef inline float milliseconds(double ms) except? -1:
-    cdef float value = <float>ms
-    if not (value >= 0 and isfinite(value)):
-        raise ValueError(f"a round trip must be finite milliseconds >= 0, got {ms!r}")
-    return value
+    if not 0 <= ms <= MS_LIMIT:
+        raise ValueError(f"a round trip must be finite milliseconds >= 0 (and <= 1e9), got {ms!r}")
+    return <float>ms
 
 
 cdef float deviation(double sd) except? -1:
-    if not (isfinite(<float>sd) and <float>sd > 0 and isfinite(<float>sd * <float>sd)):
-        raise ValueError(f"a deviation must be finite milliseconds > 0, got {sd!r}")
+    if not (<float>sd > 0 and sd <= MS_LIMIT):
+        raise ValueError(f"a deviation must be finite milliseconds > 0 (and <= 1e9), got {sd!r}")
     return <float>sd
 
 

@@ -254,7 +254,7 @@ cdef uint32_t stamp_of(double now) noexcept nogil:
 
 cdef void fresh_cell(Cell *c) noexcept nogil:
     """Complete a cell that nobody touched yet (its bytes are zero) with the flat prior."""
-    if c.P0 == 0:
+    if c.P0 == 0 and c.R == 0 and c.t == 0:
         prior_cell(c, FLAT_MS, FLAT_SD)
 
 
@@ -310,7 +310,7 @@ cdef inline void learn(Cell *c, float y, uint32_t stamp) noexcept nogil:
     if k < GAIN_MIN:
         k = GAIN_MIN
     c.x = c.x + k * e
-    c.P = c.P * (1 - k)
+    c.P = c.P * (<float>1 - k)
     w = e * e
     if w > NOISE_CLIP * c.R:
         w = NOISE_CLIP * c.R
@@ -331,7 +331,7 @@ cdef inline void pool(Cell *c, float y, uint32_t stamp, double tau) noexcept nog
     else:
         c.sm += 1
         c.R = c.R + (y - c.R) / c.sm
-    c.x = c.P * c.sp + c.R * (1 - c.sp)
+    c.x = c.P * c.sp + c.R * (<float>1 - c.sp)
 
 
 cdef inline void publish_score(Table *t, size_t cell, uint32_t region, float x) noexcept nogil:
