@@ -33,8 +33,8 @@ check: install ## lint (ruff, cython-lint), types (mypy --strict), stubs against
 	$(BIN)/mypy --strict
 	$(BIN)/stubtest $(STUBBED)
 
-bench: install ## print every in-process row of the benchmarks (BENCH_ARGS="-k pick")
-	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+bench: install ## print every in-process row, what was asked and measured, and growth tables (BENCH_ARGS="--quick -k pick")
+	$(BIN)/python benchmarks/report.py $(BENCH_ARGS)
 
 dist: install ## build sdist and wheel, look inside both, build the sdist again in an empty environment
 	rm -rf dist
