@@ -61,14 +61,17 @@ class Networks:
 def read(path: Path, places: dict[Place, int]) -> Networks:
     """Give the located networks of a flat city database, adding unseen places to `places`; ValueError for another schema."""
     starts, lengths, indices = array("Q"), array("B"), array("L")
-    with maxminddb.open_database(path) as database:
-        bits = 32 if database.metadata().ip_version == 4 else 64
-        for network, record in database:
-            first = int(network.network_address)
-            if bits == 32 or (first >> 125 == 1 and V6_SHORTEST <= network.prefixlen <= 64):  # 2000::/3, global unicast
-                starts.append(first >> (0 if bits == 32 else 64))
-                lengths.append(network.prefixlen)
-                indices.append(places.setdefault(_place(record, path), len(places)))
+    try:
+        with maxminddb.open_database(path) as database:
+            bits = 32 if database.metadata().ip_version == 4 else 64
+            for network, record in database:
+                first = int(network.network_address)
+                if bits == 32 or (first >> 125 == 1 and V6_SHORTEST <= network.prefixlen <= 64):  # 2000::/3, global unicast
+                    starts.append(first >> (0 if bits == 32 else 64))
+                    lengths.append(network.prefixlen)
+                    indices.append(places.setdefault(_place(record, path), len(places)))
+    except maxminddb.InvalidDatabaseError as error:
+        raise ValueError(f"{path}: {error}") from error
     return Networks(np.array(starts, np.int64), np.array(lengths, np.int64), np.array(indices, np.int64), bits)
 
 
@@ -163,25 +166,25 @@ def pack(starts: I64, groups: I64) -> bytes:
     return b"".join(column.astype(np.uint8).tobytes() for column in columns) + steps[long].astype("<u8").tobytes()
 
 
-def build(sources: Sequence[Path], out: Path) -> Report:
-    """Write the coarse geography made of flat city databases, one of IPv4 and one of IPv6, to `out`.
+def build(v4: Path, v6: Path, out: Path) -> Report:
+    """Write the coarse geography made of two flat city databases, one of IPv4 and one of IPv6, to `out`.
 
     Raises ValueError when they are not that, OSError when they cannot be read; `out` is only written when all is well.
     """
     index: dict[Place, int] = {}
-    families = {networks.bits: networks for networks in (read(path, index) for path in sources)}
-    if len(sources) != 2 or len(families) != 2:
-        raise ValueError(f"expected one IPv4 and one IPv6 database, got {', '.join(map(str, sources)) or 'none'}")
-    v4, v6 = families[32], families[64]
+    four, six = read(v4, index), read(v6, index)
+    for path, networks, bits in ((v4, four, 32), (v6, six, 64)):
+        if networks.bits != bits:
+            raise ValueError(f"{path}: expected an IPv{4 if bits == 32 else 6} database, got one of the other family")
     places, vectors = list(index), unit_vectors(index)
     # IPv6 blocks say nothing of how many people use them, so places weigh by their IPv4 addresses and just count otherwise.
-    weight = np.bincount(v4.places, 2.0 ** (32 - v4.lengths), len(places)) + 1.0
+    weight = np.bincount(four.places, 2.0 ** (32 - four.lengths), len(places)) + 1.0
     known = countries(places, weight, vectors)
     wide = [name for name, (_, spread) in known.items() if spread > WIDE_KM]
-    keys, group = group_keys(places, wide, np.bincount(v4.places, minlength=len(places)))
+    keys, group = group_keys(places, wide, np.bincount(four.places, minlength=len(places)))
     header = describe(keys, wide, centres(group, weight, vectors, len(keys)), {name: centre for name, (centre, _) in known.items()})
     body = b""
-    for name, networks, grain in (("v4", v4, V4_BITS), ("v6", v6, V6_BITS)):
+    for name, networks, grain in (("v4", four, V4_BITS), ("v6", six, V6_BITS)):
         starts, groups = ranges(networks, group, grain)
         header[name] = {"bits": grain, "ranges": len(starts)}
         body += pack(starts, groups)
@@ -206,4 +209,4 @@ def describe(keys: Sequence[str], wide: Container[str], group_centres: F64, coun
 
 
 if __name__ == "__main__":
-    print(build([Path(sys.argv[1]), Path(sys.argv[2])], Path(sys.argv[3])))
+    print(build(*map(Path, sys.argv[1:4])))
