@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from virtual import Server, VirtualLoop, run
 
+from lbcore.balancer import Balancer, Change
 from lbcore.detect import Consecutive, Verdict
-from lbcore.errors import ConfigError, UnknownRegionError
+from lbcore.errors import CAUSES, ConfigError, UnknownRegionError
 from lbcore.region import Region
-from lbcore.sense.probe import CAUSES, Monitor, Prober, Target
+from lbcore.sense.probe import Monitor, Prober, Target
 
 
 class Recorder:
@@ -41,7 +42,13 @@ class Recorder:
         self.samples[region].append((self.clock(), ms))
         self.vantages.add((vantage, "sample"))
 
-    def report(self, region: str, ok: bool, /, *, cause: str | None = None, vantage: str | None = None, source: str = "request") -> None:
+    def generation(self, region: str, /) -> int:
+        return 7
+
+    def report(
+        self, region: str, ok: bool, /, *, cause: str | None = None, vantage: str | None = None, source: str = "", gen: int | None = None
+    ) -> None:
+        assert gen == 7
         self.reports[region].append((self.clock(), ok, cause))
         self.vantages.add((vantage, source))
         if self.broken:
@@ -311,6 +318,12 @@ def test_a_sample_that_measured_this_process_is_not_learned_from_but_the_success
     assert [len(world.lb.samples[name]) for name in ("r0", "r1")] == [1, 2]
 
 
+def test_after_a_pause_of_the_machine_a_target_is_probed_once_at_once_and_then_on_its_grid() -> None:
+    world = World(Server())
+    world.play(76.0, (7.0, stall(world, 61.0)), monitor=ON_GRID)
+    assert world.servers[0].started == near([0, 5, 68, 70, 75])
+
+
 # ===== whom
 
 
@@ -357,7 +370,7 @@ def test_a_region_removed_while_its_probe_hangs_is_not_reported_and_its_connecti
 def test_urls_and_monitors_can_be_given_by_region() -> None:
     world = World(Server(), Server(), Server())
     world.lb.regions = (world.lb.regions[0], replace(world.lb.regions[1], gateway=""), Region("bare"))
-    settings: dict[str, Any] = {"targets": {"r1": "tcp://10.0.0.3:9"}, "monitors": {"r0": Monitor(interval=1.0, timeout=0.5, jitter=0.0)}}
+    settings: dict[str, Any] = {"targets": {"R 1": "tcp://10.0.0.3:9"}, "monitors": {"R0": Monitor(interval=1.0, timeout=0.5, jitter=0.0)}}
     prober = world.play(10.5, monitor=ON_GRID, **settings)
     assert [len(server.started) for server in world.servers] == [11, 0, 3]
     assert {*prober.results} == {"r0", "r1"}
@@ -444,7 +457,9 @@ class Judge(Recorder):
         self.detector = Consecutive(tolerated, rise)
         self.changes: dict[str, list[tuple[float, bool]]] = defaultdict(list)
 
-    def report(self, region: str, ok: bool, /, *, cause: str | None = None, vantage: str | None = None, source: str = "request") -> None:
+    def report(
+        self, region: str, ok: bool, /, *, cause: str | None = None, vantage: str | None = None, source: str = "", gen: int | None = None
+    ) -> None:
         index, before = int(region[1:]), self.detector.verdict(int(region[1:]))
         self.detector.report(index, ok, cause=cause, source=source, vantage=vantage or "", group=0, gen=0, now=self.clock())
         after = self.detector.verdict(index)
@@ -498,6 +513,56 @@ def test_a_success_between_failures_starts_the_count_again() -> None:
     world.lb = judge = Judge(world.loop, world.lb.regions, 3, 1)
     world.play(5.0 * len(pattern), monitor=ON_GRID)
     assert judge.changes["r0"] == [(pytest.approx(35.0), False)]
+
+
+class Watched(Balancer):
+    """The real Balancer, with what it learned and when it changed its mind written down."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, regions: Iterable[Region], tolerated: int = 2, rise: int = 2) -> None:
+        super().__init__(regions, detector=Consecutive(tolerated, rise), clock=loop.time)
+        self.changes: list[Change] = []
+        self.on_change(self.changes.append)
+        self.controls: list[bool] = []
+
+
+@pytest.mark.parametrize("mode", ["hang", "refuse", 503])
+def test_with_the_real_balancer_picks_move_when_the_formula_says_and_come_home_within_the_ramp(mode: Any) -> None:
+    fails, recovers = 101.0, 203.0
+    near_one = Server((0, 200), (fails, mode), (recovers, 200), rtt=0.01)
+    world = World(near_one, Server(rtt=0.08), now=0.0)
+    places = [replace(world.lb.regions[0], lat=52.4, lon=4.9), replace(world.lb.regions[1], lat=22.3, lon=114.2)]
+    lb = Watched(world.loop, places)
+    world.lb = lb  # type: ignore[assignment]
+    picks: dict[float, str] = {}
+
+    def look() -> None:
+        picks[round(world.loop.now, 3)] = lb.pick(None).name
+        world.loop.call_later(0.25, look)
+
+    took = 2.0 if mode == "hang" else 0.02 if mode == 503 else 0.0
+    world.play(260.0, (0.125, look), monitor=ON_GRID)
+    down, up = lb.changes
+    assert (down.region, down.before, down.after) == ("r0", "up", "down") and (up.before, up.after) == ("down", "up")
+    assert down.at == pytest.approx(fails + 4.0 + 2 * 5.0 + took)  # the next probe is at 105
+    assert up.at == pytest.approx(recovers + 2.0 + 1 * 5.0 + 0.02)  # and at 205
+    assert {picks[t] for t in picks if 1 < t < down.at} == {"r0"}
+    assert {picks[t] for t in picks if down.at < t < up.at} == {"r1"}
+    assert {picks[t] for t in picks if t > up.at + 31} == {"r0"}
+
+
+def test_with_the_real_balancer_regions_added_and_disabled_are_followed() -> None:
+    world = World(Server(), Server(), Server())
+    lb = Watched(world.loop, world.lb.regions[:2])
+    regions, world.lb = world.lb.regions, lb  # type: ignore[assignment]
+    actions: list[tuple[float, Callable[[], Any]]] = [
+        (7.0, lambda: lb.set_regions(regions)),
+        (8.0, lambda: lb.disable("r0")),
+        (18.0, lambda: lb.enable("r0")),
+        (19.0, lambda: lb.set_regions(regions[:1])),
+    ]
+    prober = world.play(29.0, *actions, monitor=ON_GRID)
+    assert [server.started for server in world.servers] == [near([0, 5, 20, 25]), near([0, 5, 10, 15]), near([7, 12, 17])]
+    assert {*prober.results} == {"r0"}
 
 
 # ===== Monitor and Target
@@ -605,3 +670,19 @@ def test_strict_azure_holds_to_the_grid_of_traffic_manager() -> None:
 )
 def test_a_target_is_the_gateway_as_the_monitor_asks_for_it(url: str, settings: dict[str, Any], expected: str) -> None:
     assert Target.parse("r", url, Monitor(**settings)).url == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "authority", "server_name"),
+    [
+        ("https://weu.example", "", "weu.example", "weu.example"),
+        ("https://weu.example:8443", "", "weu.example:8443", "weu.example"),
+        ("http://[2001:db8::1]:81", "", "[2001:db8::1]:81", "2001:db8::1"),
+        ("https://192.0.2.1", "gw.example", "gw.example", "gw.example"),
+        ("https://192.0.2.1", "gw.example:8443", "gw.example:8443", "gw.example"),
+        ("https://192.0.2.1", "[2001:db8::2]:1", "[2001:db8::2]:1", "2001:db8::2"),
+    ],
+)
+def test_a_target_knows_its_host_header_and_server_name(url: str, host: str, authority: str, server_name: str) -> None:
+    target = Target.parse("r", url, Monitor(host=host))
+    assert (target.authority, target.server_name) == (authority, server_name)

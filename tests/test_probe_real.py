@@ -43,7 +43,13 @@ class Recorder:
     def observe(self, region: str, ms: float, /, *, vantage: str | None = None) -> None:
         self.samples.append((region, ms))
 
-    def report(self, region: str, ok: bool, /, *, cause: str | None = None, vantage: str | None = None, source: str = "request") -> None:
+    def generation(self, region: str, /) -> int:
+        return 7
+
+    def report(
+        self, region: str, ok: bool, /, *, cause: str | None = None, vantage: str | None = None, source: str = "", gen: int | None = None
+    ) -> None:
+        assert gen == 7
         self.reports.append((region, ok, cause))
 
     def tick(self) -> None:
@@ -173,12 +179,53 @@ async def test_a_closed_port_is_refused(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "tcp"])
 async def test_a_name_that_does_not_resolve_is_refused(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(*_: Any, **__: Any) -> Any:
+    def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     result = await probe(f"{scheme}://gone.invalid:80")
     assert (result.cause, result.detail) == ("refused", "[Errno -2] Name or service not known")
+
+
+async def test_a_name_whose_servers_are_gone_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, asked = threading.Event(), []
+    original = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kw: Any) -> Any:
+        asked.append(host)
+        if str(host).startswith("gone"):
+            gone.wait(20)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return original(host, *args, **kw)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    try:
+        async with serve(answering(OK)) as port:
+            dead = [check(Target.parse("d", f"http://gone{n % 40}.invalid", Monitor(**SHORT)), time.monotonic) for n in range(120)]
+            results = asyncio.gather(*dead)
+            assert (await probe(f"http://localhost:{port}", timeout=0.9)).ok
+            assert {result.cause for result in await results} <= {"timeout"}
+        assert len([host for host in asked if host.startswith("gone")]) == 40, "one look-up per name at a time"
+    finally:
+        gone.set()
+
+
+async def test_a_family_that_is_routed_into_nowhere_leaves_time_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    loop = asyncio.get_running_loop()
+    original = loop.create_connection
+
+    async def create_connection(factory: Any, host: Any = None, *args: Any, **kw: Any) -> Any:
+        if host == "::1":
+            await asyncio.sleep(60)
+        return await original(factory, host, *args, **kw)
+
+    monkeypatch.setattr(loop, "create_connection", create_connection)
+    async with serve(answering(OK)) as port:
+        for scheme in ("http", "tcp"):
+            result = await probe(f"{scheme}://dual.example:{port}", timeout=0.6)
+            assert result.ok and result.connect_ms is not None and result.connect_ms < 250, result
 
 
 async def test_environment_proxies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +431,7 @@ async def test_a_certificate_that_does_not_hold_is_a_tls_failure(
     async with serve(answering(OK), authority.server(*names, **issue)) as port:
         refused = await probe(f"https://127.0.0.1:{port}", ca=authority.path, **TLS_SHORT)
         trusting = await probe(f"https://127.0.0.1:{port}", verify=False, **TLS_SHORT)
+        assert (await probe(f"https://127.0.0.1:{port}", verify=False, ca=authority.path, **TLS_SHORT)).ok
     assert (refused.ok, refused.cause, refused.status) == (False, "tls", None)
     assert words in refused.detail and refused.connect_ms is not None
     assert trusting.ok and trusting.certificate_days is not None
@@ -551,6 +599,16 @@ def test_a_thread_probes_first_and_stops_when_told() -> None:
         prober.stop()
         assert not any(t.name == "lbcore-prober" for t in threading.enumerate())
     assert prober.results["here"].ok
+
+    ended = threading.Event()
+
+    def tick() -> None:  # a callback that ends the Prober from within
+        prober.stop()
+        ended.set()
+
+    lb.tick = tick  # type: ignore[method-assign]
+    prober.start(first_round=False)
+    assert ended.wait(10)
     stop.set()
     thread.join(10)
     assert not thread.is_alive()

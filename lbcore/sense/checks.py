@@ -7,13 +7,10 @@ resolution, connect, TLS handshake, headers and the first BODY_LIMIT bytes of th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import functools
-import ipaddress
 import logging
 import os
-import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,10 +22,10 @@ import h11
 import httpx
 
 from lbcore.sense.monitor import Monitor, Target
+from lbcore.sense.resolve import resolve
 
-__all__ = ["BODY_LIMIT", "CAUSES", "LOCAL", "Check", "ProbeResult", "check"]
+__all__ = ["BODY_LIMIT", "LOCAL", "Check", "ProbeResult", "check"]
 
-CAUSES = ("refused", "timeout", "tls", "status", "reset")
 LOCAL = "local"
 BODY_LIMIT = 4096
 DETAIL_LIMIT = 200
@@ -46,7 +43,7 @@ class ProbeResult:
     cause: None when ok, else "refused" (no connection: refused, unreachable, or its name does not resolve), "timeout", "tls" (handshake or
         certificate), "status" (a status that is not expected, or bytes that are not HTTP), "reset" (the connection broke off); or
         "local": this process lacked descriptors, memory, ports or a certificate file, which says nothing of the region
-    connect_ms: name resolution and TCP connect;  first_byte_ms: from sending the request to the response's headers, that is, one
+    connect_ms: TCP connect, without name resolution;  first_byte_ms: from sending the request to the response's headers, that is, one
         round trip and the gateway's own time, without connect and TLS. Each None when it was not reached
     certificate_days: until the gateway's certificate expires, negative after that;  at: clock seconds when the probe ended
     detail: the error in words
@@ -81,10 +78,9 @@ async def check(target: Target, clock: Callable[[], float]) -> ProbeResult:
     course = _Course()
     cause, detail = None, ""
     try:
-        # Loading files is not the gateway's time.
-        context = _tls_context(target.monitor) if target.protocol == "https" else _plain_context()
+        attempt = _attempt(target, course)
         async with asyncio.timeout(target.monitor.timeout):
-            await (_connect(target, course) if target.protocol == "tcp" else _get(target, course, context))
+            await _try_addresses(target, course, attempt)
         if course.status is not None and not (target.anchor or target.monitor.expects(course.status)):
             cause, detail = "status", f"status {course.status}"
     except Exception as error:
@@ -144,42 +140,46 @@ class _Course:
             self.certificate_days = (_not_after(certificate) - time.time()) / 86400
 
 
-async def _connect(target: Target, course: _Course) -> None:
-    """Connect and close. Resolving the name comes first, so that the connect time is one round trip."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + target.monitor.timeout
-    addresses = await _addresses(target)
-    for remaining in range(len(addresses), 0, -1):
+def _attempt(target: Target, course: _Course) -> Callable[[str, float], Awaitable[None]]:
+    """Prepare what is done at an address, outside the timeout: loading certificate files is not the gateway's time."""
+    if target.protocol == "tcp":
+        return functools.partial(_connect, target, course)
+    context = _tls_context(target.monitor) if target.protocol == "https" else _plain_context()
+    return functools.partial(_get, target, course, context)
+
+
+async def _try_addresses(target: Target, course: _Course, attempt: Callable[[str, float], Awaitable[None]]) -> None:
+    """Make the attempt at each address of the target in turn, until one lets itself be connected to.
+
+    The name is resolved here and not by the transports, so that connect times are round trips. Every address may use an equal share of
+    the time that is left: a family that is routed into nowhere must not eat up the other's.
+    """
+    now = asyncio.get_running_loop().time
+    deadline = now() + target.monitor.timeout
+    addresses = await resolve(target.host)
+    for left in range(len(addresses), 0, -1):
         try:
-            async with asyncio.timeout((deadline - loop.time()) / remaining):
-                course.connecting()
-                _, writer = await asyncio.open_connection(addresses[-remaining], target.port)
-        except OSError:
-            if remaining == 1:
+            return await attempt(addresses[-left], (deadline - now()) / left)
+        except (OSError, httpx.TransportError):
+            if left == 1 or course.phase != "connect":
                 raise
-        else:
-            course.connected()
-            writer.transport.abort()
-            return
 
 
-async def _addresses(target: Target) -> list[str]:
-    with contextlib.suppress(ValueError):  # what is an address already must not wait for the threads that resolve names
-        return [str(ipaddress.ip_address(target.host))]
-    found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
+async def _connect(target: Target, course: _Course, address: str, patience: float) -> None:
+    course.connecting()
+    async with asyncio.timeout(patience):
+        _, writer = await asyncio.open_connection(address, target.port)
+    course.connected()
+    writer.transport.abort()
 
 
-async def _get(target: Target, course: _Course, context: ssl.SSLContext) -> None:
-    monitor = target.monitor
+async def _get(target: Target, course: _Course, context: ssl.SSLContext, address: str, patience: float) -> None:
     transport = httpx.AsyncHTTPTransport(verify=context, limits=httpx.Limits(max_connections=1, max_keepalive_connections=0))
-    headers = [*REQUEST_HEADERS.items(), *monitor.headers, *([("host", monitor.host)] if monitor.host else ())]
-    extensions: dict[str, Any] = {"trace": course}
-    if monitor.host:
-        extensions["sni_hostname"] = monitor.host.rpartition(":")[0] if monitor.host[-1].isdigit() and ":" in monitor.host else monitor.host
+    headers = [*REQUEST_HEADERS.items(), *target.monitor.headers, ("host", target.authority)]
+    extensions: dict[str, Any] = {"trace": course, "sni_hostname": target.server_name}
     async with (
-        httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None) as client,
-        client.stream("GET", target.url, headers=headers, extensions=extensions) as response,
+        httpx.AsyncClient(transport=transport, trust_env=False, timeout=httpx.Timeout(None, connect=patience)) as client,
+        client.stream("GET", target.url_at(address), headers=headers, extensions=extensions, follow_redirects=False) as response,
     ):
         course.status = response.status_code
         left = BODY_LIMIT

@@ -205,7 +205,7 @@ class Target:
             raise ValueError(f"expected {URL_FORM}, got {url!r}") from None
         protocol, path = monitor.protocol or parts.scheme, parts.path.rstrip("/") + monitor.path
         port = monitor.port or own_port or DEFAULT_PORTS.get(protocol) or DEFAULT_PORTS.get(parts.scheme)
-        sound = HOST.fullmatch(f"[{host}]" if ":" in host else host) and PATH.fullmatch(path)
+        sound = HOST.fullmatch(_bracketed(host)) and PATH.fullmatch(path)
         if parts.scheme not in DEFAULT_PORTS or "@" in parts.netloc or not port or not sound:
             raise ValueError(f"expected {URL_FORM}, got {url!r}")
         return cls(name, protocol, host, port, path, monitor, anchor)
@@ -213,5 +213,23 @@ class Target:
     @property
     def url(self) -> str:
         """Give the URL that is asked for; for TCP, the address that is connected to."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.protocol}://{host}:{self.port}{'' if self.protocol == 'tcp' else self.path}"
+        return self.url_at(self.host)
+
+    def url_at(self, address: str) -> str:
+        """Give the same URL with one of the host's addresses in its place."""
+        return f"{self.protocol}://{_bracketed(address)}:{self.port}{'' if self.protocol == 'tcp' else self.path}"
+
+    @property
+    def authority(self) -> str:
+        """Give what the Host header says."""
+        usual = self.port == DEFAULT_PORTS[self.protocol]
+        return self.monitor.host or (_bracketed(self.host) if usual else f"{_bracketed(self.host)}:{self.port}")
+
+    @property
+    def server_name(self) -> str:
+        """Give the name, or address, that a certificate must be for; sent as SNI."""
+        return urlsplit(f"//{self.monitor.host}").hostname or self.host
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -16,15 +16,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Protocol
 
 from lbcore.errors import ConfigError, UnknownRegionError, Violation
-from lbcore.region import Region
-from lbcore.sense.checks import CAUSES, LOCAL, Check, ProbeResult, check
+from lbcore.region import Region, canonical
+from lbcore.sense.checks import LOCAL, Check, ProbeResult, check
 from lbcore.sense.monitor import STATUS_PATH, URL_FORM, Monitor, Target
 
-__all__ = ["CAUSES", "LOCAL", "STATUS_PATH", "Balancing", "Monitor", "ProbeResult", "Prober", "Target", "check"]
+__all__ = ["LOCAL", "STATUS_PATH", "Balancing", "Monitor", "ProbeResult", "Prober", "Target", "check"]
 
 TICK = 0.1
 LATE_MS = 50.0  # a sample taken while the event loop ran later than this, and than half the sample, measured the loop
@@ -50,8 +49,11 @@ class Balancing(Protocol):
     def observe(self, region: str, ms: float, /, *, vantage: str | None = None) -> object:
         """Learn one sample, ms."""
 
+    def generation(self, region: str, /) -> int:
+        """Give what work that begins now reports as its `gen`."""
+
     def report(
-        self, region: str, ok: bool, /, *, cause: str | None = None, vantage: str | None = None, source: str = "request"
+        self, region: str, ok: bool, /, *, cause: str | None, vantage: str | None, source: str, gen: int | None
     ) -> object:
         """Take one outcome."""
 
@@ -90,7 +92,8 @@ class Prober:
         self._on_anchors: Callable[[bool], object] = on_anchors or getattr(lb, "control", None) or (lambda ok: None)
         self.monitor = monitor or Monitor()
         self.vantage, self._seed = vantage, seed
-        self._monitors, self._urls = dict(monitors or {}), dict(targets or {})
+        self._monitors = {canonical(name): each for name, each in (monitors or {}).items()}
+        self._urls = {canonical(name): url for name, url in (targets or {}).items()}
         self._results: dict[str, ProbeResult] = {}
         self._anchor_results: dict[str, ProbeResult] = {}
         self._thread: threading.Thread | None = None
@@ -106,18 +109,18 @@ class Prober:
 
     @property
     def results(self) -> Mapping[str, ProbeResult]:
-        """Give the last result of each probed region, by name; a view that follows."""
-        return MappingProxyType(self._results)
+        """Give the last result of each probed region, by name; a copy."""
+        return dict(self._results)
 
     @property
     def anchor_results(self) -> Mapping[str, ProbeResult]:
-        """Give the last result of each anchor, by URL; a view that follows."""
-        return MappingProxyType(self._anchor_results)
+        """Give the last result of each anchor, by URL; a copy."""
+        return dict(self._anchor_results)
 
     @property
     def anchors_ok(self) -> bool:
         """Say whether this vantage's uplink works: some anchor answered last time, or none was asked yet."""
-        return not self._anchor_results or any(result.ok for result in [*self._anchor_results.values()])
+        return not self._anchor_results or any(result.ok for result in self.anchor_results.values())
 
     async def first_round(self, deadline: float | None = None) -> Mapping[str, ProbeResult]:
         """Probe everything once and give the results, before serving.
@@ -156,8 +159,7 @@ class Prober:
         grid = _Grid(TICK)
         self._lateness.watch(grid)
         while True:
-            await grid.wait()
-            self._lateness.note()
+            self._lateness.note(await grid.wait())
             self._refresh_or_log()
             follow()
             self._tick()
@@ -176,7 +178,8 @@ class Prober:
         thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():
             self._stop()
-            thread.join()
+            if thread is not threading.current_thread():  # a callback of the Balancer runs in it
+                thread.join()
 
     def _run_thread(self, first_round: bool, ready: threading.Event) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -223,7 +226,7 @@ class Prober:
 
     def _anchor_monitor(self) -> Monitor:
         monitor = self.monitor
-        return Monitor(path="/", interval=monitor.interval, timeout=monitor.timeout, jitter=monitor.jitter)
+        return Monitor(path="/", interval=monitor.interval, timeout=monitor.timeout, jitter=monitor.jitter, verify=False)
 
     def _follow(self, group: asyncio.TaskGroup, tasks: dict[Target, asyncio.Task[None]], slots: asyncio.Semaphore) -> None:
         wanted = {*self._targets}
@@ -244,26 +247,31 @@ class Prober:
             if not target.anchor and self._lb.status(target.name) == "disabled":
                 return
             async with slots:
-                started = asyncio.get_running_loop().time()
+                started, gen = asyncio.get_running_loop().time(), 0 if target.anchor else self._lb.generation(target.name)
                 result = await self._probe(target, self._lb.clock)
-            self._deliver(target, result, self._lateness.since(started))
+            self._deliver(target, result, gen, self._lateness.since(started))
         except UnknownRegionError:
             pass  # removed while the probe was under way
         except Exception:
             logger.exception("probe of %s", target.name)
 
-    def _deliver(self, target: Target, result: ProbeResult, late: float) -> None:
+    def _deliver(self, target: Target, result: ProbeResult, gen: int, late: float) -> None:
         if result.cause == "timeout" and late > target.monitor.timeout / 4:
             result = replace(result, cause=LOCAL, detail=f"this process ran {late:.3f} s late")
-        (self._anchor_results if target.anchor else self._results)[target.name] = result
-        if result.cause == LOCAL:
-            return
         if target.anchor:
-            self._on_anchors(self.anchors_ok)
+            self._note_anchor(result)
+            return
+        self._results[target.name] = result
+        if result.cause == LOCAL:
             return
         if result.sample is not None and late * 1e3 <= max(LATE_MS, result.sample / 2):
             self._lb.observe(target.name, result.sample, vantage=self.vantage)
-        self._lb.report(target.name, result.ok, cause=result.cause, vantage=self.vantage, source="probe")
+        self._lb.report(target.name, result.ok, cause=result.cause, vantage=self.vantage, source="probe", gen=gen)
+
+    def _note_anchor(self, result: ProbeResult) -> None:
+        if result.cause != LOCAL:
+            self._anchor_results[result.region] = result
+            self._on_anchors(self.anchors_ok)
 
     def _tick(self) -> None:
         try:
@@ -294,9 +302,16 @@ class _Grid:
         """Give the instant that is waited for, or was last."""
         return self._origin + self._count * self._interval
 
-    async def wait(self) -> None:
-        self._count = max(self._count + 1, math.floor((self.now() - self._origin) / self._interval))
+    async def wait(self) -> float:
+        """Wait for the next instant and give by how much it was missed, seconds."""
+        self._count = max(self._count + 1, self._latest())
         await asyncio.sleep(self.due - self.now())
+        late = self.now() - self.due
+        self._count = max(self._count, self._latest())
+        return late
+
+    def _latest(self) -> int:
+        return math.floor((self.now() - self._origin) / self._interval)
 
 
 class _Lateness:
@@ -313,10 +328,9 @@ class _Lateness:
     def watch(self, grid: _Grid) -> None:
         self._grid = grid
 
-    def note(self) -> None:
+    def note(self, late: float) -> None:
         if self._grid is not None:
-            now = self._grid.now()
-            self._beats.append((now, now - self._grid.due))
+            self._beats.append((self._grid.now(), late))
 
     def since(self, start: float) -> float:
         """Give the longest delay since then, seconds, counting a beat that is overdue just now."""
