@@ -24,7 +24,7 @@ DIRECTIVES = {
     "autotestdict": False,
     "freethreading_compatible": True,
 }
-CHECKS = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
+CHECKS = {"boundscheck": True, "initializedcheck": True}
 
 # The oracle in tests/ repeats every float operation in the written order: no contraction to fused multiply-add.
 RELEASE = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno"]  # -g0: a third less time to build, a quarter of the size
