@@ -214,6 +214,11 @@ class Balancer:
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
 
+    def control(self, ok: bool) -> None:
+        """Take the outcome of a control target (an anchor, the own gateway): it tells a sick vantage from sick regions."""
+        with self._lock:
+            self.guard.control(bool(ok))
+
     def generation(self, region: str | Region) -> int:
         """Give what work on a region that begins now passes to `report` as `gen`."""
         return self.guard.generation(self.slot(region))
