@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ from lbcore import state
 from lbcore._fast import LatencyTable, Picker
 from lbcore.decision import Decision, decide
 from lbcore.detect import Detector, Guard, VantageSuspect, Verdict, default_detector, limit_ejections
-from lbcore.errors import CAUSES, NoRegionError, UnknownRegionError, cause_of
-from lbcore.region import Region, canonical
+from lbcore.errors import CAUSES, NoRegionError, cause_of
+from lbcore.layout import STATUSES, Layout
+from lbcore.region import Region
 from lbcore.sense.geo import Client, GeoIP
-from lbcore.sense.prior import FLAT_MS, priors
 
 if TYPE_CHECKING:
     from lbcore._prefix import PrefixMap
@@ -39,8 +40,6 @@ logger = logging.getLogger("lbcore")
 TICK_INTERVAL = 0.1  # seconds, for those who serve
 STALE_TICK = 1.0  # seconds after which a report or sample ticks by itself
 LOCAL = "local"
-_TIERS = ("up", "degraded", "ejected", "down")
-_FLAT_SD = 28.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,6 @@ class Balancer:
     ) -> None:  # fmt: skip
         self.clock = clock
         self._lock = threading.RLock()
-        self._estimator, self._tau = estimator, tau
         self._buffer = buffer
         self._callbacks: list[Callable[[Change], object]] = []
         self._changes: list[Change] = []
@@ -90,13 +88,12 @@ class Balancer:
         self._stopping = threading.Event()
         chosen = detector if detector is not None else default_detector()
         self.guard = chosen if isinstance(chosen, Guard) else Guard(chosen, suspect=VantageSuspect)
-        self._slots: dict[str, int] = {}
-        self._objects: tuple[Region | None, ...] = ()
-        self._geo, self._map = _open_map(locate)
-        self._found(_distinct(regions))
-        self._picker = Picker(self._table, self._map, self._objects, NoRegionError)
+        self._geo, prefixes = _open_map(locate)
+        make_table = partial(LatencyTable, estimator=estimator, tau=tau, buffer=buffer)
+        self._settle(Layout(prefixes, _distinct(regions), make_table))
+        self._picker = Picker(self.table, self.map, self._layout.objects, NoRegionError)
         self.pick = self._picker.pick
-        self._table.tick(clock())
+        self.table.tick(clock())
         _balancers.add(self)
 
     @classmethod
@@ -111,67 +108,52 @@ class Balancer:
     @property
     def regions(self) -> tuple[Region, ...]:
         """Give the regions in the table's order."""
-        return tuple(region for region in self._objects if region is not None)
+        return self._layout.regions
 
     @property
     def table(self) -> LatencyTable:
         """Give the latency table in use; another one after the regions outgrow it or the map is replaced."""
-        return self._table
+        return self._layout.table
 
     @property
     def map(self) -> PrefixMap:
         """Give the prefix map in use."""
-        return self._map
+        return self._layout.map
 
     @property
     def fail_open(self) -> bool:
         """Say whether no region is up, so that picks fall back on what the operator wants."""
-        return bool(self._table.fail_open)
+        return self.table.fail_open
 
     def region(self, name: str | Region) -> Region:
         """Give a region by its name in any spelling; UnknownRegionError names the nearest ones."""
-        found = self._objects[self.slot(name)]
-        assert found is not None
-        return found
+        return self._layout.at(self.slot(name))
 
     def slot(self, region: str | Region) -> int:
         """Give a region's index in the table."""
-        name = region if isinstance(region, str) else region.name
-        slot = self._slots.get(name)
-        if slot is None:
-            slot = self._slots.get(canonical(name))
-        if slot is None:
-            raise UnknownRegionError(name, self._slots)
-        return slot
+        return self._layout.slot(region)
 
     def status(self, region: str | Region) -> str:
         """Give what holds of a region: disabled, draining, up, degraded, ejected or down."""
-        slot = self.slot(region)
-        if not self._wanted[slot]:
-            return "disabled"
-        return "draining" if slot in self._draining else _TIERS[self._table.tier(slot)]
+        return self._layout.status(self.slot(region))
 
     # ---- choose
 
     def rank(self, client: Client = None, exclude: Collection[str | Region] = ()) -> list[Region]:
         """Give the regions that may serve a client, the pick first, then each next closest; `exclude` is left out."""
-        without = {self.slot(region) for region in exclude}
-        return [self._at(slot) for slot in self._table.rank(self._map.lookup(client)).tolist() if slot not in without]
+        layout = self._layout
+        without = {layout.slot(region) for region in exclude}
+        return [layout.at(slot) for slot in layout.table.rank(layout.map.lookup(client)).tolist() if slot not in without]
 
     def match(self, client: Client) -> tuple[int, int]:
         """Give a client's group and the length of the shortest prefix around it that is all of that group (ECS scope)."""
-        group, length = self._map.match(client)
-        return int(group), int(length)
+        return self.map.match(client)
 
     def explain(self, client: Client = None) -> Decision:
         """Give why a client gets the region it gets now; nothing changes by asking."""
-        statuses = {slot: (name, self.status(name)) for name, slot in self._slots.items()}
-        return decide(self._table, self._map, statuses, client, self.clock())
-
-    def _at(self, slot: int) -> Region:
-        region = self._objects[slot]
-        assert region is not None
-        return region
+        layout = self._layout
+        statuses = {slot: (name, layout.status(slot)) for name, slot in layout.slots.items()}
+        return decide(layout.table, layout.map, statuses, client, self.clock())
 
     # ---- learn
 
@@ -184,7 +166,8 @@ class Balancer:
         now = self.clock()
         if not 0 <= age < 1e7:
             raise ValueError(f"age must be seconds >= 0, got {age!r}")
-        self._table.observe(self._map.lookup(client), self.slot(region), ms, now - age)
+        layout = self._layout
+        layout.table.observe(layout.map.lookup(client), layout.slot(region), ms, now - age)
         self._samples += 1
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
@@ -204,9 +187,9 @@ class Balancer:
             raise ValueError(f"cause must be one of {', '.join(CAUSES)} or None, got {cause!r}")
         if source not in ("probe", "request", "external"):
             raise ValueError(f"source must be probe, request or external, got {source!r}")
-        group = self._map.lookup(client)
+        group = self.map.lookup(client)
         if self._buffer is not None and source == "request":
-            self._table.count(slot, ok, group)  # the owner of the shared table judges, at its next tick
+            self.table.count(slot, ok, group)  # the owner of the shared table judges, at its next tick
         elif self._judges():
             with self._lock:
                 self._judge_outcome(slot, bool(ok), cause, source, vantage or LOCAL, group, gen, now)
@@ -235,10 +218,10 @@ class Balancer:
             yield attempt
         except BaseException as error:
             cause = cause_of(error)
-            if cause is not None and region.name in self._slots:
+            if cause is not None and region.name in self._layout.slots:
                 self.report(region, False, client, cause=cause, gen=attempt.gen)
             raise
-        if region.name in self._slots:
+        if region.name in self._layout.slots:
             self.observe(region, max(0.0, self.clock() - attempt.since) * 1000.0, client)
             self.report(region, True, client, gen=attempt.gen)
 
@@ -253,29 +236,29 @@ class Balancer:
     def _apply_verdicts(self, now: float) -> None:
         """Bring tiers and exclusions in line with the detector's verdicts, then let the table move homes at once."""
         self.guard.changed.clear()
-        slots = [slot for slot in self._slots.values() if not self._at(slot).always_serve]
+        slots = [slot for slot in self._layout.slots.values() if not self._layout.at(slot).always_serve]
         down = [slot for slot in slots if self.guard.verdict(slot) is Verdict.DOWN]
         hard = {slot for slot in down if self.guard.hard(slot)}
-        ejected = {slot for slot in down if self._table.tier(slot) == 2}
-        granted = limit_ejections(down, len(self._slots), hard=hard, ejected=ejected)
+        ejected = {slot for slot in down if self.table.tier(slot) == 2}
+        granted = limit_ejections(down, len(self._layout.wanted), hard=hard, ejected=ejected)
         for slot in slots:
             self._set_tier(slot, 0 if slot not in granted else 3 if slot in hard else 2, now)
             self._set_excluded(slot, self.guard.excluded(slot))
-        self._table.tick(now)
+        self.table.tick(now)
 
     def _set_tier(self, slot: int, tier: int, now: float) -> None:
-        if self._table.tier(slot) != tier:
+        if self.table.tier(slot) != tier:
             cause = self.guard.cause(slot) if tier else "recovered"
             with self._change(slot, cause, now):
-                self._table.set_tier(slot, tier, now)
+                self.table.set_tier(slot, tier, now)
 
     def _set_excluded(self, slot: int, groups: frozenset[int]) -> None:
         before = self._excluded.get(slot, frozenset())
         for group in before - groups:
-            self._table.exclude(group, slot, False)
+            self.table.exclude(group, slot, False)
         for group in groups:
-            if group < self._table.groups:
-                self._table.exclude(group, slot, True)
+            if group < self.table.groups:
+                self.table.exclude(group, slot, True)
         self._excluded[slot] = groups
 
     # ---- time
@@ -291,7 +274,7 @@ class Balancer:
                 self.guard.sweep(now)
                 if self.guard.changed or any(self._excluded.values()):
                     self._apply_verdicts(now)
-            self._table.tick(now)
+            self.table.tick(now)
             if self._buffer is not None:
                 self._watch_tiers(now)
         self._notify()
@@ -302,27 +285,27 @@ class Balancer:
             self.tick()
 
     def _judges(self) -> bool:
-        return self._buffer is None or self._table.owner == os.getpid()
+        return self._buffer is None or self.table.owner == os.getpid()
 
     def _judge_counts(self, now: float) -> None:
         """Feed what all processes counted since the last tick to the detector; slots of groups stand for groups."""
         if self._buffer is None:
             return
-        counts = self._table.counts()
+        counts = self.table.counts()
         fresh = counts - self._counted[: len(counts)]
         self._counted[: len(counts)] = counts
         for slot, spread, ok in np.argwhere(fresh).tolist():
             for _ in range(min(int(fresh[slot, spread, ok]), 100)):
-                if slot in self._slots.values():
+                if slot in self._layout.slots.values():
                     self._judge_outcome(slot, bool(ok), None if ok else "reset", "request", LOCAL, spread, None, now)
 
     def _watch_tiers(self, now: float) -> None:
         """See what the owning process decided, so that callbacks run in every process."""
-        for slot, before in enumerate(self._seen_tiers):
-            if slot in self._slots.values() and (tier := self._table.tier(slot)) != before:
-                self._seen_tiers[slot] = tier
-                if not self._judges():
-                    self._changes.append(Change(self._at(slot).name, _TIERS[before], _TIERS[tier], "decided by the owning process", now))
+        for name, slot in self._layout.slots.items():
+            before, tier = self._seen_tiers.get(slot, 0), self.table.tier(slot)
+            self._seen_tiers[slot] = tier
+            if before != tier and not self._judges():
+                self._changes.append(Change(name, STATUSES[before], STATUSES[tier], "decided by the owning process", now))
 
     def start(self) -> None:
         """Tick every 100 ms in a daemon thread, for those who only pick. Again after a fork: threads do not survive it."""
@@ -359,26 +342,24 @@ class Balancer:
         """Send a region nobody new; `on=False` ends it."""
         slot = self.slot(region)
         with self._lock, self._change(slot, "drained" if on else "undrained", self.clock()):
-            (self._draining.add if on else self._draining.discard)(slot)
-            self._table.set_draining(slot, on)
-            self._table.tick(self.clock())
+            self._layout.drain(slot, on)
+            self.table.tick(self.clock())
         self._notify()
 
     def _want(self, region: str | Region, on: bool) -> None:
         slot = self.slot(region)
         with self._lock, self._change(slot, "enabled" if on else "disabled", self.clock()):
-            self._wanted[slot] = on
-            self._table.set_enabled(slot, on)
-            self._table.tick(self.clock())
+            self._layout.enable(slot, on)
+            self.table.tick(self.clock())
         self._notify()
 
     @contextmanager
     def _change(self, slot: int, cause: str, now: float) -> Iterator[None]:
-        name = self._at(slot).name
-        before = self.status(name)
+        before = self._layout.status(slot)
         yield
-        if self.status(name) != before:
-            self._changes.append(Change(name, before, self.status(name), cause, now))
+        after = self._layout.status(slot)
+        if after != before:
+            self._changes.append(Change(self._layout.at(slot).name, before, after, cause, now))
 
     def on_change(self, callback: Callable[[Change], object]) -> None:
         """Call `callback(Change)` after every change of a region's status, outside the lock; what it raises is logged."""
@@ -405,44 +386,29 @@ class Balancer:
         with self._lock:
             if self._buffer is not None and [r.name for r in wanted] != [r.name for r in self.regions]:
                 raise ValueError("a table shared by processes keeps its regions: restart the workers with the new list")
-            for name in self._slots.keys() - {region.name for region in wanted}:
+            for name in self._layout.slots.keys() - {region.name for region in wanted}:
                 self._remove(name)
-            added = [region for region in wanted if region.name not in self._slots]
-            if sum(slot is None for slot in self._objects) + self._table.region_capacity - len(self._objects) < len(added):
-                self._grow(wanted)
+            if self._layout.has_room(sum(region.name not in self._layout.slots for region in wanted)):
+                self._update(wanted)
             else:
-                self._update(wanted, added)
-            self._table.tick(self.clock())
+                self._move(self.map, wanted)
+            self.table.tick(self.clock())
         self._notify()
 
     def _remove(self, name: str) -> None:
-        slot = self._slots.pop(name)
-        self._table.remove_region(slot)
+        slot = self._layout.remove(name)
         self.guard.reset(slot)
         self._excluded.pop(slot, None)
-        self._draining.discard(slot)
-        self._publish({slot: None})
+        self._publish()
 
-    def _update(self, wanted: Sequence[Region], added: Sequence[Region]) -> None:
-        places = {region.name: (region.lat, region.lon) for region in self.regions}
-        for region in added:
-            self._slots[region.name] = self._table.add_region(False)
-        self._publish({self._slots[region.name]: region for region in wanted})
-        if added or places != {region.name: (region.lat, region.lon) for region in wanted}:
-            self._seed()
-        for region in wanted:  # last: from here on it may be picked
-            slot = self._slots[region.name]
-            if region in added:
-                self._wanted[slot] = region.enabled
-                self._table.set_enabled(slot, region.enabled)
+    def _update(self, wanted: Sequence[Region]) -> None:
+        added = self._layout.update(wanted)
+        self._publish()
+        for slot in added:  # last: from here on it may be picked
+            self._layout.enable(slot, self._layout.at(slot).enabled)
 
-    def _publish(self, changed: dict[int, Region | None]) -> None:
-        size = max([len(self._objects), *(slot + 1 for slot in changed)])
-        objects: list[Region | None] = [*self._objects, *[None] * (size - len(self._objects))]
-        for slot, region in changed.items():
-            objects[slot] = region
-        self._objects = tuple(objects)
-        self._picker.replace(self._table, self._map, self._objects)
+    def _publish(self) -> None:
+        self._picker.replace(self.table, self.map, self._layout.objects)
 
     # ---- tables
 
@@ -451,81 +417,43 @@ class Balancer:
         geo, prefixes = _open_map(locate)
         with self._lock:
             self._geo = geo
-            self._rebuild(prefixes, self.regions)
+            self._move(prefixes, self.regions)
 
     def reload_locate(self) -> bool:
         """Read the database file again if it changed; True when it did. A bad new file raises and leaves the old in use."""
         if self._geo is None or not self._geo.reload():
             return False
         with self._lock:
-            self._rebuild(self._geo.map, self.regions)
+            self._move(self._geo.map, self.regions)
         return True
 
-    def _found(self, regions: Sequence[Region]) -> None:
-        """Make a table for the map and regions, with all regions in slots of their order."""
-        self._slots = {region.name: slot for slot, region in enumerate(regions)}
-        self._objects = tuple(regions)
-        self._table = LatencyTable(self._map.groups, len(regions), estimator=self._estimator, tau=self._tau, buffer=self._buffer)
-        self._wanted = [region.enabled for region in regions] + [True] * (self._table.region_capacity - len(regions))
-        self._draining: set[int] = set()
+    def _settle(self, layout: Layout) -> None:
+        self._layout = layout
         self._excluded: dict[int, frozenset[int]] = {}
-        self._seen_tiers = [0] * len(regions)
-        self._counted = np.zeros((self._table.region_capacity, 8, 2), np.uint64)
-        for slot, region in enumerate(regions):
-            if not region.enabled:
-                self._table.set_enabled(slot, False)
-        self._seed()
+        self._seen_tiers: dict[int, int] = {}
+        self._counted = np.zeros((layout.table.region_capacity, 8, 2), np.uint64)
 
-    def _seed(self) -> None:
-        lat, lon = self._map.locations
-        ms = np.full((self._table.groups, self._table.regions), FLAT_MS, np.float32)
-        sd = np.full_like(ms, _FLAT_SD)
-        slots = list(self._slots.values())
-        if slots:
-            ms[:, slots], sd[:, slots] = priors(lat, lon, self._map.precision, [self._at(slot) for slot in slots])
-        self._table.seed_many(ms, sd)
-
-    def _grow(self, wanted: Sequence[Region]) -> None:
-        kept = [region for region in wanted if region.name in self._slots]
-        self._rebuild(self._map, [*kept, *(region for region in wanted if region not in kept)])
-
-    def _rebuild(self, prefixes: PrefixMap, regions: Sequence[Region]) -> None:
+    def _move(self, prefixes: PrefixMap, regions: Sequence[Region]) -> None:
         """Carry everything over to a new table, then swap the Picker's pointer; picks in between use the old one."""
         if self._buffer is not None:
-            raise ValueError("a table shared by processes keeps its size: restart the workers with the new database")
-        now = self.clock()
-        old_slots, old_map, old_table, wanted = self._slots, self._map, self._table, self._wanted
-        draining = {self._at(slot).name for slot in self._draining}
-        learned = old_table.snapshot(now)
-        self._map = prefixes
-        self._found(regions)
-        to_region = np.full(old_table.regions, 65535, np.uint16)
-        for name, slot in old_slots.items():
-            to_region[slot] = self._slots[name]
-            self._table.set_tier(self._slots[name], old_table.tier(slot), now)
-            self._table.set_enabled(self._slots[name], wanted[slot])
-            self._table.set_draining(self._slots[name], name in draining)
-            self._wanted[self._slots[name]] = wanted[slot]
-        self._draining = {self._slots[name] for name in draining}
-        self._table.restore(learned, now, 0.0, state.index_keys(old_map.keys, prefixes.keys), to_region)
-        self._move_detector({slot: self._slots[name] for name, slot in old_slots.items()})
-        self._table.tick(now)
-        self._picker.replace(self._table, self._map, self._objects)
-
-    def _move_detector(self, slots: dict[int, int]) -> None:
-        """Forget what the detector holds under slots that now mean another region."""
-        for old, new in slots.items():
-            if old != new:
-                self.guard.reset(old)
-                self.guard.reset(new)
+            raise ValueError("a table shared by processes keeps its size: restart the workers with the new regions or database")
+        now, before = self.clock(), self._layout.slots
+        kept = [region for region in regions if region.name in before]
+        self._settle(self._layout.moved(prefixes, [*kept, *(region for region in regions if region.name not in before)], now))
+        for name, slot in before.items():
+            if self._layout.slots[name] != slot:  # the detector knows slots, and these mean other regions now
+                self.guard.reset(slot)
+                self.guard.reset(self._layout.slots[name])
+        self.table.tick(now)
+        self._publish()
 
     # ---- remember and tell
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was learned, with wall-clock time, region names and group keys; whole or not at all (fsync, rename)."""
         with self._lock:
-            names = [region.name if region else "" for region in self._objects]
-            data = state.pack(names, self._map.keys, self._table.snapshot(self.clock()), time.time())
+            names = [region.name if region else "" for region in self._layout.objects]
+            data = state.pack(names, self.map.keys, self.table.snapshot(self.clock()), time.time())
         state.write(Path(path), data)
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -535,25 +463,25 @@ class Balancer:
         """
         saved = state.read(Path(path))
         with self._lock:
-            to_region = np.array([self._slots.get(name, 65535) for name in saved.regions], np.uint16)
+            to_region = np.array([self._layout.slots.get(name, 65535) for name in saved.regions], np.uint16)
             age = min(max(0.0, time.time() - saved.at), 9e6)
             try:
-                self._table.restore(saved.snapshot, self.clock(), age, state.index_keys(saved.keys, self._map.keys), to_region)
+                self.table.restore(saved.snapshot, self.clock(), age, state.index_keys(saved.keys, self.map.keys), to_region)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-            self._table.tick(self.clock())
+            self.table.tick(self.clock())
 
     def stats(self) -> dict[str, Any]:
         """Give counters and the status of every region as plain JSON types."""
-        homes = np.bincount(self._table.homes(), minlength=65536)
+        homes = np.bincount(self.table.homes(), minlength=65536)
         return {
-            "groups": self._table.groups,
+            "groups": self.table.groups,
             "fail_open": self.fail_open,
             "suspect": self.guard.suspicion is not None,
             "samples": self._samples,
             "ticks": self._ticks,
-            "bytes": self._table.nbytes,
-            "regions": {r.name: {"status": self.status(r), "home_groups": int(homes[self._slots[r.name]])} for r in self.regions},
+            "bytes": self.table.nbytes,
+            "regions": {r.name: {"status": self.status(r), "home_groups": int(homes[self.slot(r)])} for r in self.regions},
         }
 
 

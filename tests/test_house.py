@@ -54,7 +54,7 @@ LAYERS: tuple[set[str], ...] = (
     {"region", *CORE},
     {"detect", "sense", "sense.geo", "steer", "data", "state"},
     {"config"},  # names the rules of those above, so that none stands twice
-    {"decision"},
+    {"decision", "layout"},
     {"balancer"},
     {"", "sense.probe", "dns", "http"},
     {"sim"},
