@@ -14,11 +14,8 @@ from lbcore._address cimport ip
 cdef extern from *:
     """
     #include <stdint.h>
-    #if defined(__GNUC__)
     static inline int lb_clz64(uint64_t x) { return __builtin_clzll(x); }
     static inline int lb_popcount64(uint64_t x) { return __builtin_popcountll(x); }
-    #define lb_prefetch(p) __builtin_prefetch(p)
-    #endif
     """
     int clz64 "lb_clz64"(uint64_t) noexcept nogil
     int popcount64 "lb_popcount64"(uint64_t) noexcept nogil
