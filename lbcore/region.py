@@ -84,6 +84,8 @@ class Region:
         set_field = object.__setattr__
         set_field(self, "display_name", self.display_name or self.name)
         set_field(self, "name", canonical(self.name))
+        if isinstance(self.addresses, str):
+            raise TypeError(f"region {self.name!r}: addresses must be a sequence of addresses, got one string, {self.addresses!r}")
         set_field(self, "addresses", tuple(str(ipaddress.ip_address(a)) for a in self.addresses))
         if not self.name:
             raise ValueError("a region needs a name, got an empty string")
@@ -95,5 +97,5 @@ class Region:
                 raise ValueError(f"region {self.name!r}: {key} must be within ±{limit:g} degrees, got {value!r}")
         if (self.lat is None) != (self.lon is None):
             raise ValueError(f"region {self.name!r}: lat and lon go together, got {self.lat!r}, {self.lon!r}")
-        if self.units < 1:
-            raise ValueError(f"region {self.name!r}: units must be at least 1, got {self.units!r}")
+        if not isinstance(self.units, int) or self.units < 1:
+            raise ValueError(f"region {self.name!r}: units must be a whole number, at least 1, got {self.units!r}")

@@ -65,10 +65,16 @@ def test_a_region_nobody_knows_has_no_place() -> None:
         ({"lat": 0.0, "lon": math.inf}, "lon must be within"),
         ({"lat": 0.0}, "lat and lon go together"),
         ({"lon": 0.0}, "lat and lon go together"),
-        ({"units": 0}, "units must be at least 1"),
+        ({"units": 0}, "units must be a whole number, at least 1, got 0"),
+        ({"units": math.nan}, "units must be a whole number"),
         ({"addresses": ["192.0.2.256"]}, r"192\.0\.2\.256"),
     ],
 )
 def test_a_region_that_cannot_be_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Region(**({"name": "here"} | arguments))  # type: ignore[arg-type]
+
+
+def test_one_address_must_still_be_a_sequence() -> None:
+    with pytest.raises(TypeError, match="sequence of addresses, got one string"):
+        Region("here", addresses="192.0.2.1")  # type: ignore[arg-type]

@@ -1,14 +1,14 @@
 """Say what a round trip probably takes before anybody measured it.
 
-The published round trips between cloud regions show where paths detour: from Doha to Johannesburg by way of Europe, say.
-The model is kriging on pairs: every published pair (s, t) shows an excess over what its distance alone suggests, and the
+The published round trips between cloud regions show where paths detour: Doha is later to answer Johannesburg than Dublin,
+which is as far. The model is kriging on pairs: every published pair (s, t) shows an excess over what its distance alone suggests, and the
 excess of an unknown pair (client, region) is a weighted sum of those, weighted by how near s is to the client *and* t to
 the region. So a region outside the matrix borrows from its neighbours, of any provider, and far from every known place
-the distance speaks alone. Formally a Gaussian process on (ms - baseline) / sqrt(baseline), whose kernel for two pairs is
+little but the distance is left. Formally a Gaussian process on (ms - baseline) / sqrt(baseline), whose kernel for two pairs is
 k(client, s) k(region, t), made symmetric, with k(a, b) = FLOOR + exp(-km(a, b) / RANGE_KM). The constants and the square
-root were chosen by cross-validation on the published matrices alone (places left out, and whole providers left out;
-docs/design.md), never on the cities the benchmark is judged by. Inverse-distance weighting, tried beside it, came out
-worse: its errors are heavier in the tail, and a provider's own detours pass for geography.
+root were chosen by cross-validation on the published matrices alone, places left out and whole providers left out
+(benchmarks/prior_validation.py), never on the cities that benchmarks/decisions.py judges by. Inverse-distance weighting,
+tried beside it, came out worse: its errors are heavier in the tail, and a provider's own detours pass for geography.
 
 Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), §2.2, §4.2.4; the baseline is a fit of
 the relative error of published round trips.
@@ -35,7 +35,7 @@ F64 = NDArray[np.float64]
 
 EARTH_RADIUS_KM = 6371.0
 FIBRE_KM_PER_MS = 100.0  # light in glass, there and back: no round trip is faster
-RANGE_KM = 4000.0
+RANGE_KM = 4_000.0
 FLOOR = 0.3
 NOISE = 0.1
 LEAST_MS = 1.0
