@@ -84,8 +84,9 @@ class Region:
         set_field = object.__setattr__
         set_field(self, "display_name", self.display_name or self.name)
         set_field(self, "name", canonical(self.name))
-        if isinstance(self.addresses, str):
-            raise TypeError(f"region {self.name!r}: addresses must be a sequence of addresses, got one string, {self.addresses!r}")
+        given: object = self.addresses
+        if isinstance(given, str):
+            raise TypeError(f"region {self.name!r}: addresses must be a sequence of addresses, got one string, {given!r}")
         set_field(self, "addresses", tuple(str(ipaddress.ip_address(a)) for a in self.addresses))
         if not self.name:
             raise ValueError("a region needs a name, got an empty string")
