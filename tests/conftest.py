@@ -7,9 +7,10 @@ LBCORE_DATA         the folder of real data
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def data() -> Path:
     if not folder:
         pytest.skip("needs real data: LBCORE_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was() -> Iterator[None]:
+    """A command run in this process silences the logger of lbcore; the next test gets it back as it was."""
+    logger = logging.getLogger("lbcore")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 def _forbid(report: pytest.TestReport | pytest.CollectReport) -> None:
