@@ -16,8 +16,8 @@ from typing import Generic, Protocol, TypeVar
 
 import httpx
 
-from lbcore.balancer import Change, cause_of
-from lbcore.errors import NoRegionError, UnknownRegionError
+from lbcore.balancer import Change
+from lbcore.errors import NoRegionError, UnknownRegionError, cause_of
 from lbcore.http.budget import RetryBudget
 from lbcore.region import Region
 
@@ -257,8 +257,8 @@ class Pools(Generic[T]):
     def clear(self) -> list[Pool[T]]:
         """Retire everything; gives all pools that are open, used or not."""
         with self._lock:
-            self._retire([*self._pools])
-            found, self._open = [*self._open], set()
+            found = [*self._retire([*self._pools]), *self._open]
+            self._open.clear()
             return found
 
     def _retire(self, keys: Sequence[Region]) -> list[Pool[T]]:
