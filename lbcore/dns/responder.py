@@ -38,6 +38,7 @@ from lbcore.dns.query import Query, parse
 from lbcore.dns.zone import Zone, address_rdata, cname_rdata, rrset
 from lbcore.errors import NoRegionError
 from lbcore.region import Region
+from lbcore.sense.geo import Client
 
 __all__ = ["MAX_UDP", "Balancing", "Responder"]
 
@@ -57,13 +58,13 @@ class Balancing(Protocol):
     def fail_open(self) -> bool:
         """Say whether no region is up."""
 
-    def pick(self, client: object, /) -> Region:
+    def pick(self, client: Client, /) -> Region:
         """Give the region for a client, or raise NoRegionError."""
 
-    def rank(self, client: object, /) -> list[Region]:
+    def rank(self, client: Client, /) -> list[Region]:
         """Give the regions for a client, best first."""
 
-    def match(self, client: object, /) -> tuple[int, int]:
+    def match(self, client: Client, /) -> tuple[int, int]:
         """Give a client's group and the length of the prefix that is all of that group."""
 
     def tick(self) -> object:
@@ -109,7 +110,7 @@ class Responder:
         self._places: dict[Region, _Place] = {}
         self._turns = itertools.count()
 
-    def answer(self, query: bytes, client: object, *, tcp: bool = False) -> bytes | None:
+    def answer(self, query: bytes, client: Client, *, tcp: bool = False) -> bytes | None:
         """Give the response to one packet; None when it must not get one: a response itself, or no whole header.
 
         client: the resolver's address (str, packed bytes, ipaddress object; None = unknown), used when the query carries no
@@ -157,7 +158,7 @@ class Responder:
 
     # ---- decide
 
-    def _reply(self, asked: Query, client: object) -> _Reply:
+    def _reply(self, asked: Query, client: Client) -> _Reply:
         if asked.fault:
             return _Reply(asked.fault, False)
         name = asked.name
@@ -176,7 +177,7 @@ class Responder:
         additional = self._zone.glue if rdtype == NS and answer else []
         return _Reply(answer=answer, authority=[] if answer else [self._zone.denial], additional=additional)
 
-    def _tailored(self, asked: Query, name: Name, client: object) -> _Reply:
+    def _tailored(self, asked: Query, name: Name, client: Client) -> _Reply:
         scope = 0
         if asked.subnet is not None:
             self._count("ecs")
@@ -196,7 +197,7 @@ class Responder:
         families = [family for family in place.addresses if rdtype in (family, ANY)]
         return [rrset(name, self.profile.ttl, _rotated(place.addresses[family], turn)) for family in families]
 
-    def _place(self, client: object) -> _Place | None:
+    def _place(self, client: Client) -> _Place | None:
         """Give what the client's region is answered with; of regions that DNS cannot name, the next in rank stands in."""
         try:
             region = self._lb.pick(client)

@@ -20,6 +20,7 @@ from lbcore.balancer import Change
 from lbcore.errors import NoRegionError, UnknownRegionError, cause_of
 from lbcore.http.budget import RetryBudget
 from lbcore.region import Region
+from lbcore.sense.geo import Client
 
 __all__ = ["CLIENT", "REGION", "Balancing", "Exchange", "Pool", "Pools", "Rules"]
 
@@ -46,10 +47,10 @@ class Balancing(Protocol):
     def fail_open(self) -> bool:
         """Say whether no region is up."""
 
-    def pick(self, client: object, /) -> Region:
+    def pick(self, client: Client, /) -> Region:
         """Give the region for a client, or raise NoRegionError."""
 
-    def rank(self, client: object, /) -> list[Region]:
+    def rank(self, client: Client, /) -> list[Region]:
         """Give the regions for a client, best first."""
 
     def status(self, region: str, /) -> str:
@@ -58,10 +59,10 @@ class Balancing(Protocol):
     def generation(self, region: str, /) -> int:
         """Give what a report about work that begins now passes as `gen`."""
 
-    def observe(self, region: str, ms: float, client: object, /) -> object:
+    def observe(self, region: str, ms: float, client: Client, /) -> object:
         """Learn one sample, ms."""
 
-    def report(self, region: str, ok: bool, client: object, /, *, cause: str | None = None, gen: int | None = None) -> object:
+    def report(self, region: str, ok: bool, client: Client, /, *, cause: str | None = None, gen: int | None = None) -> object:
         """Take one outcome."""
 
     def on_change(self, callback: Callable[[Change], object], /) -> object:
@@ -75,7 +76,7 @@ class Rules:
     lb: Balancing
     budget: RetryBudget
     retries: int
-    client: object
+    client: Client
     keep_host: bool
     counters: Counter[str]
 

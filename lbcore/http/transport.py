@@ -24,6 +24,7 @@ from lbcore.balancer import Change
 from lbcore.http.budget import RetryBudget
 from lbcore.http.exchange import Balancing, Exchange, Pool, Pools, Rules
 from lbcore.region import Region
+from lbcore.sense.geo import Client
 
 __all__ = ["AsyncBalancedTransport", "BalancedTransport", "RetryBudget"]
 
@@ -49,7 +50,7 @@ class BalancedTransport(httpx.BaseTransport):
 
     def __init__(
         self, lb: Balancing, *, transport: httpx.BaseTransport | Callable[[Region], httpx.BaseTransport] | None = None,
-        retries: int = 2, budget: RetryBudget | None = None, client_address: object = None, keep_host: bool = False,
+        retries: int = 2, budget: RetryBudget | None = None, client_address: Client = None, keep_host: bool = False,
     ) -> None:  # fmt: skip
         self._rules = _rules(lb, retries, budget, client_address, keep_host)
         self._shared = transport if isinstance(transport, httpx.BaseTransport) else None
@@ -103,7 +104,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
 
     def __init__(
         self, lb: Balancing, *, transport: httpx.AsyncBaseTransport | Callable[[Region], httpx.AsyncBaseTransport] | None = None,
-        retries: int = 2, budget: RetryBudget | None = None, client_address: object = None, keep_host: bool = False,
+        retries: int = 2, budget: RetryBudget | None = None, client_address: Client = None, keep_host: bool = False,
     ) -> None:  # fmt: skip
         self._rules = _rules(lb, retries, budget, client_address, keep_host)
         self._shared = transport if isinstance(transport, httpx.AsyncBaseTransport) else None
@@ -220,7 +221,7 @@ class _AsyncBody(httpx.AsyncByteStream):
                 await self._release()
 
 
-def _rules(lb: Balancing, retries: int, budget: RetryBudget | None, client: object, keep_host: bool) -> Rules:
+def _rules(lb: Balancing, retries: int, budget: RetryBudget | None, client: Client, keep_host: bool) -> Rules:
     if retries < 0:
         raise ValueError(f"retries must be at least 0, got {retries!r}")
     return Rules(lb, budget or RetryBudget(lb.clock), retries, client, keep_host, Counter())
