@@ -194,9 +194,9 @@ cdef class LatencyTable:
             if r[i] >= self.t.capacity or not in_mask(self.t.configured, r[i]):
                 self.region_index(r[i])
             milliseconds(y[i])
-        with nogil:
-            for i in range(n):
-                table_observe(&self.t, g[i], r[i], y[i], stamp)
+        if n:
+            with nogil:
+                table_observe_many(&self.t, &g[0], &r[0], &y[0], n, stamp)
 
     # -- masks
 

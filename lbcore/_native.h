@@ -64,51 +64,53 @@ static inline uint32_t lb_scan_scalar(const uint32_t *keys, const uint64_t *mask
 
 #if defined(__x86_64__) && !defined(LB_NO_VECTOR)
 #include <immintrin.h>
-/* Lowest (key, block * lanes + lane) over the lanes. */
-static inline uint32_t lb_lowest(const uint32_t *key, const uint32_t *block, uint32_t lanes) {
-    uint32_t best = LB_NONE, where = LB_NONE;
-    for (uint32_t l = 0; l < lanes; l++) {
-        uint32_t at = block[l] * lanes + l;
-        if (block[l] != LB_NONE && (key[l] < best || (key[l] == best && at < where))) { best = key[l]; where = at; }
-    }
-    return where;
-}
-
+/* Two passes: the minimum alone (its chain is one instruction long), then where it first stands. */
 LB_UNSYNCHRONISED __attribute__((target("avx512f"))) static inline uint32_t
 lb_scan_avx512(const uint32_t *keys, const uint64_t *mask, uint32_t stride) {
-    __m512i best = _mm512_set1_epi32(-1), block = _mm512_set1_epi32(-1);
-    for (uint32_t base = 0; base < stride; base += 16) {
-        __mmask16 m = (__mmask16)(mask[base >> 6] >> (base & 63));
-        __m512i key = _mm512_maskz_loadu_epi32(m, keys + base);
-        m = _mm512_mask_cmplt_epu32_mask(m, key, best);
-        best = _mm512_mask_mov_epi32(best, m, key);
-        block = _mm512_mask_mov_epi32(block, m, _mm512_set1_epi32((int)(base >> 4)));
+    __m512i a = _mm512_set1_epi32(-1), b = a, c = a, d = a;
+    uint32_t base = 0;
+    for (; base + 64 <= stride; base += 64) {
+        uint64_t m = mask[base >> 6];
+        a = _mm512_mask_min_epu32(a, (__mmask16)m, a, _mm512_loadu_si512(keys + base));
+        b = _mm512_mask_min_epu32(b, (__mmask16)(m >> 16), b, _mm512_loadu_si512(keys + base + 16));
+        c = _mm512_mask_min_epu32(c, (__mmask16)(m >> 32), c, _mm512_loadu_si512(keys + base + 32));
+        d = _mm512_mask_min_epu32(d, (__mmask16)(m >> 48), d, _mm512_loadu_si512(keys + base + 48));
     }
-    uint32_t low = _mm512_reduce_min_epu32(best);
-    __mmask16 hit = _mm512_cmpeq_epi32_mask(best, _mm512_set1_epi32((int)low));
-    hit &= _mm512_cmpneq_epi32_mask(block, _mm512_set1_epi32(-1));
-    if (!hit) return LB_NONE;
-    uint32_t at_block = _mm512_mask_reduce_min_epu32(hit, block);
-    hit &= _mm512_cmpeq_epi32_mask(block, _mm512_set1_epi32((int)at_block));
-    return at_block * 16 + (uint32_t)__builtin_ctz(hit);
+    for (; base < stride; base += 16) {
+        __mmask16 m = (__mmask16)(mask[base >> 6] >> (base & 63));
+        a = _mm512_mask_min_epu32(a, m, a, _mm512_maskz_loadu_epi32(m, keys + base));
+    }
+    uint32_t low = _mm512_reduce_min_epu32(_mm512_min_epu32(_mm512_min_epu32(a, b), _mm512_min_epu32(c, d)));
+    for (base = 0; low != LB_NONE && base < stride; base += 16) {
+        __mmask16 m = (__mmask16)(mask[base >> 6] >> (base & 63));
+        m = _mm512_mask_cmpeq_epi32_mask(m, _mm512_maskz_loadu_epi32(m, keys + base), _mm512_set1_epi32((int)low));
+        if (m) return base + (uint32_t)__builtin_ctz(m);
+    }
+    return LB_NONE; /* an empty mask, or a key that changed between the passes: the scalar scan tells */
+}
+
+LB_UNSYNCHRONISED __attribute__((target("avx2"))) static inline __m256i
+lb_masked8(const uint32_t *keys, const uint64_t *mask, uint32_t base) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i byte = _mm256_set1_epi32((int)((mask[base >> 6] >> (base & 63)) & 0xFF));
+    __m256i out = _mm256_cmpeq_epi32(_mm256_and_si256(byte, bit), _mm256_setzero_si256());
+    return _mm256_or_si256(_mm256_loadu_si256((const __m256i *)(keys + base)), out);
 }
 
 LB_UNSYNCHRONISED __attribute__((target("avx2"))) static inline uint32_t
 lb_scan_avx2(const uint32_t *keys, const uint64_t *mask, uint32_t stride) {
-    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), sign = _mm256_set1_epi32((int)0x80000000u);
-    __m256i best = _mm256_set1_epi32(0x7FFFFFFF), block = _mm256_set1_epi32(-1); /* signed order of key ^ sign */
-    for (uint32_t base = 0; base < stride; base += 8) {
-        int byte = (int)((mask[base >> 6] >> (base & 63)) & 0xFF);
-        __m256i in = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(byte), bit), bit);
-        __m256i key = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(keys + base)), sign);
-        __m256i less = _mm256_and_si256(in, _mm256_cmpgt_epi32(best, key));
-        best = _mm256_blendv_epi8(best, key, less);
-        block = _mm256_blendv_epi8(block, _mm256_set1_epi32((int)(base >> 3)), less);
+    __m256i best = _mm256_set1_epi32(-1);
+    for (uint32_t base = 0; base < stride; base += 8) best = _mm256_min_epu32(best, lb_masked8(keys, mask, base));
+    __m128i half = _mm_min_epu32(_mm256_castsi256_si128(best), _mm256_extracti128_si256(best, 1));
+    half = _mm_min_epu32(half, _mm_shuffle_epi32(half, 0x4E));
+    half = _mm_min_epu32(half, _mm_shuffle_epi32(half, 0xB1));
+    uint32_t low = (uint32_t)_mm_cvtsi128_si32(half);
+    for (uint32_t base = 0; low != LB_NONE && base < stride; base += 8) {
+        __m256i same = _mm256_cmpeq_epi32(lb_masked8(keys, mask, base), _mm256_set1_epi32((int)low));
+        int hit = _mm256_movemask_ps(_mm256_castsi256_ps(same));
+        if (hit) return base + (uint32_t)__builtin_ctz((unsigned)hit);
     }
-    uint32_t k[8], b[8];
-    _mm256_storeu_si256((__m256i *)k, _mm256_xor_si256(best, sign));
-    _mm256_storeu_si256((__m256i *)b, block);
-    return lb_lowest(k, b, 8);
+    return LB_NONE;
 }
 
 /* 0 scalar, 1 AVX2, 2 AVX-512: set once at import, before any other thread can scan. */
@@ -118,11 +120,15 @@ static inline void lb_detect_vectors(void) {
     lb_vector_level = __builtin_cpu_supports("avx512f") ? 2 : __builtin_cpu_supports("avx2") ? 1 : 0;
 }
 static inline uint32_t lb_scan(const uint32_t *keys, const uint64_t *mask, uint32_t stride) {
-    if (lb_vector_level == 2) return lb_scan_avx512(keys, mask, stride);
-    if (lb_vector_level == 1) return lb_scan_avx2(keys, mask, stride);
-    return lb_scan_scalar(keys, mask, stride);
+    uint32_t found = LB_NONE;
+    if (lb_vector_level == 2) found = lb_scan_avx512(keys, mask, stride);
+    else if (lb_vector_level == 1) found = lb_scan_avx2(keys, mask, stride);
+    return found != LB_NONE ? found : lb_scan_scalar(keys, mask, stride);
 }
-static inline void lb_limit_vectors(int level) { if (level < lb_vector_level) lb_vector_level = level; }
+static inline void lb_limit_vectors(int level) {
+    lb_detect_vectors();
+    if (level < lb_vector_level) lb_vector_level = level;
+}
 #else
 static int lb_vector_level = 0;
 static inline void lb_detect_vectors(void) {}

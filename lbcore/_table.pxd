@@ -100,6 +100,9 @@ cdef inline bint in_mask(const uint64_t *mask, uint32_t region) noexcept nogil:
 
 cdef int32_t table_scan(const Table *t, uint32_t group, const uint64_t *within) noexcept nogil
 cdef void table_observe(Table *t, uint32_t group, uint32_t region, float ms, uint32_t stamp) noexcept nogil
+cdef void table_observe_many(
+    Table *t, const uint32_t *groups, const uint16_t *regions, const float *ms, size_t n, uint32_t stamp
+) noexcept nogil
 cdef uint64_t table_tick(Table *t, double now, uint64_t budget) noexcept nogil
 cdef void table_set(Table *t, uint64_t *plane, uint32_t region, bint on) noexcept nogil
 cdef void table_set_tier(Table *t, uint32_t region, uint8_t tier, double now) noexcept nogil

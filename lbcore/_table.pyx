@@ -266,15 +266,39 @@ cdef inline void prior_cell(Cell *c, float ms, float sd) noexcept nogil:
         c.R = NOISE_MIN
 
 
+cdef struct Ageing:
+    float variance, mean       # shares of the way back to the prior
+
+
+cdef Ageing AGEING[1024]       # for the first 16 s, in stamps: saves `observe` two exponentials
+
+
+cdef inline Ageing ageing_of(int32_t d) noexcept nogil:
+    cdef Ageing a
+    cdef double dt = d / <double>STAMPS
+    a.variance = <float>(1.0 - exp(-dt / NOISE_TAU))
+    a.mean = <float>(1.0 - exp(-dt / PRIOR_TAU))
+    return a
+
+
+cdef void fill_ageing() noexcept:
+    cdef int32_t d
+    for d in range(1024):
+        AGEING[d] = ageing_of(d)
+
+
+fill_ageing()
+
+
 cdef inline void age_cell(Cell *c, uint32_t stamp) noexcept nogil:
     """Let the variance grow back and the mean drift home; exact whatever the number of steps."""
     cdef int32_t d = <int32_t>(stamp - c.t)
-    cdef double dt
+    cdef Ageing a
     if d <= 0:
         return
-    dt = d / <double>STAMPS
-    c.P = c.P + (c.P0 - c.P) * <float>(1.0 - exp(-dt / NOISE_TAU))
-    c.x = c.x + (c.mu0 - c.x) * <float>(1.0 - exp(-dt / PRIOR_TAU))
+    a = AGEING[d] if d < 1024 else ageing_of(d)
+    c.P = c.P + (c.P0 - c.P) * a.variance
+    c.x = c.x + (c.mu0 - c.x) * a.mean
     c.t = stamp
 
 
@@ -408,6 +432,14 @@ cdef void table_observe(Table *t, uint32_t group, uint32_t region, float ms, uin
     if not load8(&t.sampled[group]):
         store8(&t.sampled[group], 1)
     mark_if_beaten(t, group, region, row)
+
+
+cdef void table_observe_many(
+    Table *t, const uint32_t *groups, const uint16_t *regions, const float *ms, size_t n, uint32_t stamp
+) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        table_observe(t, groups[i], regions[i], ms[i], stamp)
 
 
 cdef inline void mark_if_beaten(Table *t, uint32_t group, uint32_t region, size_t row) noexcept nogil:
