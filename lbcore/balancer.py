@@ -153,7 +153,7 @@ class Balancer:
         """Give why a client gets the region it gets now; nothing changes by asking."""
         layout = self._layout
         statuses = {slot: (name, layout.status(slot)) for name, slot in layout.slots.items()}
-        return decide(layout.table, layout.map, statuses, client, self.clock())
+        return decide(layout.table, layout.map, layout.places, statuses, client, self.clock())
 
     # ---- learn
 
