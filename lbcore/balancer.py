@@ -197,7 +197,9 @@ class Balancer:
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
 
-    def waiting(self, region: str | Region, count: int, client: Client = None, *, vantage: str | None = None, gen: int | None = None) -> None:
+    def waiting(
+        self, region: str | Region, count: int, client: Client = None, *, vantage: str | None = None, gen: int | None = None
+    ) -> None:
         """Say that `count` requests of a client's group wait for the region longer than an answer should take: evidence before
         any timeout. A gauge, forgotten after a second: repeat it with every tick, 0 ends it. gen as in `report`.
         """
