@@ -1,0 +1,442 @@
+"""LatencyTable: which region a group uses, when its home moves, and what happens when nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lbcore._fast import LatencyTable
+
+COUNTS = (1, 2, 3, 63, 64, 65, 200, 500)
+
+
+def table_of(*rows: Sequence[float], sd: float = 0.5, **options: Any) -> LatencyTable:
+    """Give a table with these priors (ms, one row a group), narrow enough that sigma plays no part."""
+    ms = np.array(rows, np.float32)
+    table = LatencyTable(*ms.shape, **options)
+    table.seed_many(ms, np.full_like(ms, sd))
+    return table
+
+
+def homes(table: LatencyTable) -> list[int]:
+    return [table.home(g) for g in range(table.groups)]
+
+
+def picks(table: LatencyTable) -> list[int]:
+    out = np.empty(table.groups, np.uint16)
+    table.pick_many(np.arange(table.groups, dtype=np.uint32), out)
+    assert [table.pick(g) if table.pick(g) >= 0 else 65535 for g in range(table.groups)] == out.tolist()
+    return out.tolist()
+
+
+def shuffled(groups: int, regions: int) -> LatencyTable:
+    rng = np.random.default_rng(regions)
+    return table_of(*rng.permuted(np.tile(np.arange(10, 10 + regions), (groups, 1)), axis=1).tolist())
+
+
+def words(*regions: int, count: int = 1) -> Any:
+    mask = np.zeros(count, np.uint64)
+    for r in regions:
+        mask[r // 64] |= np.uint64(1) << np.uint64(r % 64)
+    return mask
+
+
+# -- pick and rank -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("regions", COUNTS)
+def test_picks_are_the_lowest_before_and_after_the_first_tick(regions: int) -> None:
+    table = shuffled(9, regions)
+    lowest = [int(table.estimates(g).argmin()) for g in range(9)]
+    assert homes(table) == [-1] * 9
+    assert picks(table) == lowest
+    table.tick(0.0)
+    assert homes(table) == picks(table) == lowest
+
+
+@pytest.mark.parametrize("regions", COUNTS)
+def test_the_rank_is_every_region_by_latency(regions: int) -> None:
+    table = shuffled(3, regions)
+    rank = table.rank(1)
+    assert rank.dtype == np.uint16
+    assert rank.tolist() == np.argsort(table.estimates(1), kind="stable").tolist()
+
+
+@pytest.mark.parametrize("regions", COUNTS)
+def test_a_region_down_is_seen_by_the_very_next_pick_of_every_group(regions: int) -> None:
+    """Regions go down one after another, without a tick between; each group follows its own rank to the end."""
+    table = shuffled(5, regions)
+    table.tick(0.0)
+    ranks = [table.rank(g).tolist() for g in range(5)]
+    down: set[int] = set()
+    for r in np.random.default_rng(regions).permutation(regions).tolist()[: min(regions - 1, 80)]:
+        table.set_tier(r, 3, 1.0)
+        down.add(r)
+        assert picks(table) == [next(r for r in rank if r not in down) for rank in ranks]
+    assert not table.fail_open
+
+
+def test_equal_latencies_go_to_the_lowest_region() -> None:
+    table = table_of([30, 20, 20, 20])
+    table.tick(0.0)
+    assert (table.pick(0), table.rank(0).tolist()) == (1, [1, 2, 3, 0])
+
+
+def test_a_penalty_orders_but_is_no_estimate() -> None:
+    table = table_of([20, 25, 40])
+    table.set_penalty(0, 15.0)
+    assert table.rank(0).tolist() == [1, 0, 2]
+    assert table.estimates(0).tolist() == [20.0, 25.0, 40.0]
+    table.set_penalty(0, 0.0)
+    assert table.pick(0) == 0
+
+
+def test_the_home_leads_the_rank_though_another_is_a_little_better() -> None:
+    table = table_of([20, 21])
+    table.tick(0.0)
+    table.seed(0, 1, 19.0, 0.5)
+    assert (table.pick(0), table.rank(0).tolist()) == (0, [0, 1])
+
+
+# -- fail open ---------------------------------------------------------------------------------------------------
+
+
+def test_with_nothing_eligible_the_mildest_tier_serves() -> None:
+    table = table_of([10, 20, 30, 40], [40, 30, 20, 10])
+    for region, tier in enumerate((3, 2, 1, 1)):
+        table.set_tier(region, tier, 5.0)
+    assert table.fail_open
+    assert picks(table) == [2, 3]
+    assert table.rank(0).tolist() == [2, 3, 1, 0]
+
+
+def test_with_all_probed_down_the_last_to_have_answered_serves() -> None:
+    table = table_of([10, 20, 30])
+    for region, at in ((0, 5.0), (2, 9.0), (1, 7.0)):
+        table.set_tier(region, 3, at)
+    assert table.rank(0).tolist() == [2, 1, 0]
+    table.set_tier(1, 3, 50.0)
+    assert table.pick(0) == 2, "being down already, region 1 has not answered at 50"
+
+
+def test_draining_disabled_and_unsynced_regions_never_serve() -> None:
+    table = table_of([10, 20, 30, 40])
+    table.set_draining(0, True)
+    table.set_enabled(1, False)
+    table.set_synced(2, False)
+    assert table.rank(0).tolist() == [3]
+    table.set_tier(3, 3, 0.0)
+    assert (table.pick(0), table.rank(0).tolist()) == (3, [3])
+    table.set_enabled(3, False)
+    assert (table.pick(0), table.rank(0).tolist(), picks(table)) == (-1, [], [65535])
+
+
+def test_homes_outlast_a_time_without_any_region() -> None:
+    table = table_of([10, 20], [20, 10])
+    table.tick(0.0)
+    for r in (0, 1):
+        table.set_enabled(r, False)
+    table.tick(1.0)
+    assert homes(table) == [0, 1]
+
+
+# -- exclusion, masks, shares ------------------------------------------------------------------------------------
+
+
+def test_an_excluded_path_comes_last_for_its_group_alone() -> None:
+    table = table_of([10, 20, 30], [10, 20, 30])
+    table.tick(0.0)
+    table.exclude(1, 0, True)
+    assert table.excluded(1, 0) and not table.excluded(0, 0)
+    table.tick(0.1)
+    assert homes(table) == [0, 1]
+    assert table.rank(1).tolist() == [1, 2, 0]
+    assert table.estimates(1).tolist() == [10.0, 20.0, 30.0]
+    table.exclude(1, 0, False)
+    table.tick(0.2)
+    table.tick(10.3)
+    assert homes(table) == [0, 0]
+
+
+def test_an_excluded_path_is_better_than_none() -> None:
+    table = table_of([10, 20])
+    table.exclude(0, 0, True)
+    table.set_tier(1, 3, 0.0)
+    table.tick(0.0)
+    assert (table.pick(0), table.home(0), table.fail_open) == (0, 0, False)
+
+
+def test_samples_and_seeds_do_not_lift_an_exclusion() -> None:
+    table = table_of([10, 20])
+    table.exclude(0, 0, True)
+    table.observe(0, 0, 1.0, 0.0)
+    table.seed(0, 0, 1.0, 1.0)
+    table.set_penalty(0, 1.0)
+    assert (table.pick(0), table.excluded(0, 0)) == (1, True)
+
+
+def test_a_mask_keeps_a_home_within_it_and_scans_only_within_it() -> None:
+    table = table_of([20, 21, 30, 40])
+    table.tick(0.0)
+    table.seed(0, 1, 19.0, 0.5)
+    assert [table.pick_in(0, words(*within)) for within in ((0, 1), (1, 2, 3), (2, 3), ())] == [0, 1, 2, -1]
+    table.set_tier(2, 3, 0.0)
+    table.set_tier(3, 2, 0.0)
+    assert table.pick_in(0, words(2, 3)) == 3, "fails open within the mask"
+    assert table.pick_in(0, words(2)) == 2
+
+
+@pytest.mark.parametrize("region", [0, 63, 64, 127, 128, 199])
+def test_a_mask_reaches_every_region_of_a_wide_table(region: int) -> None:
+    table = shuffled(4, 200)
+    table.tick(0.0)
+    mask = words(region, count=-(-table.region_capacity // 64))
+    assert [table.pick_in(g, mask) for g in range(4)] == [region] * 4
+
+
+def test_a_share_admits_that_share_of_groups_and_always_the_same() -> None:
+    table = table_of(*[[10, 20]] * 4000)
+    before: set[int] = set()
+    for share in (0.25, 0.5):
+        table.set_share(0, share)
+        table.tick(0.0)
+        inside = {g for g in range(4000) if table.home(g) == 0}
+        assert len(inside) == pytest.approx(4000 * share, rel=0.05)
+        assert inside > before
+        before = inside
+
+
+def test_a_share_of_nothing_turns_nobody_away_who_has_nowhere_else() -> None:
+    table = table_of([10, 20])
+    table.set_share(0, 0.0)
+    table.tick(0.0)
+    assert table.home(0) == 1
+    table.set_tier(1, 3, 1.0)
+    table.tick(1.0)
+    assert table.home(0) == 0
+
+
+# -- switching ---------------------------------------------------------------------------------------------------
+
+
+def settled(*ms: float, **options: Any) -> LatencyTable:
+    table = table_of(ms, **options)
+    table.tick(0.0)
+    return table
+
+
+@pytest.mark.parametrize("home, better, moves", [(20.0, 17.1, False), (20.0, 16.9, True), (200.0, 190.1, False), (200.0, 189.9, True)])
+def test_a_home_is_left_for_three_milliseconds_and_five_percent_or_more(home: float, better: float, moves: bool) -> None:
+    table = settled(home, home + 20)
+    table.seed(0, 1, better, 0.5)
+    for now in range(1, 30):
+        table.tick(float(now))
+    assert table.home(0) == int(moves)
+
+
+def test_a_home_is_left_after_ten_seconds_and_not_before() -> None:
+    table = settled(20, 40)
+    table.seed(0, 1, 15.0, 0.5)
+    seen = {}
+    for tenth in range(1, 120):
+        table.tick(tenth / 10)
+        seen[tenth] = table.home(0)
+    assert (seen[100], seen[101]) == (0, 1)
+
+
+def test_a_tick_without_the_advantage_starts_the_ten_seconds_again() -> None:
+    table = settled(20, 40)
+    for now, better in ((1, 15.0), (8, 19.0), (9, 15.0), (18, 15.0)):
+        table.seed(0, 1, better, 0.5)
+        table.tick(float(now))
+    assert table.home(0) == 0
+    table.tick(19.0)
+    assert table.home(0) == 1
+
+
+def test_another_challenger_does_not_start_the_ten_seconds_again() -> None:
+    table = settled(20, 40, 40)
+    table.seed(0, 1, 15.0, 0.5)
+    table.tick(1.0)
+    table.seed(0, 2, 14.0, 0.5)
+    table.tick(6.0)
+    table.tick(11.0)
+    assert table.home(0) == 2
+
+
+def test_a_much_better_region_is_taken_at_once() -> None:
+    table = settled(20, 40)
+    table.seed(0, 1, 10.9, 0.5)
+    table.tick(0.1)
+    assert table.home(0) == 1
+
+
+def test_uncertain_estimates_need_a_larger_advantage() -> None:
+    """One sigma of both estimates together: sqrt(2) x 10 ms here, against 10 ms of advantage."""
+    unsure, sure = settled(40, 60, sd=10.0), settled(40, 60, sd=1.0)
+    for table, sd in ((unsure, 10.0), (sure, 1.0)):
+        table.seed(0, 1, 30.0, sd)
+        for now in range(1, 30):
+            table.tick(float(now))
+    assert (unsure.home(0), sure.home(0)) == (0, 1)
+
+
+def test_who_was_forced_away_returns_without_waiting_to_be_certain() -> None:
+    """Sigma is 42 ms and home only 10 ms better: by the ordinary rule the group would stay away for good."""
+    table = settled(30, 40, sd=30.0)
+    table.set_tier(0, 3, 1.0)
+    table.tick(1.0)
+    assert table.home(0) == 1
+    table.set_tier(0, 0, 100.0)
+    for now in range(100, 145):
+        table.tick(float(now))
+    assert table.home(0) == 0
+
+
+# -- recovery ----------------------------------------------------------------------------------------------------
+
+
+def returned(table: LatencyTable, region: int) -> float:
+    return sum(table.home(g) == region for g in range(table.groups)) / table.groups
+
+
+RETURNS = ["set_tier", "set_enabled", "set_draining", "set_synced"]
+
+
+def take(table: LatencyTable, way: str, region: int, out: bool, now: float) -> None:
+    if way == "set_tier":
+        table.set_tier(region, 3 if out else 0, now)
+    else:
+        getattr(table, way)(region, out if way == "set_draining" else not out)
+
+
+@pytest.mark.parametrize("way", RETURNS)
+def test_groups_come_back_in_growing_shares_over_thirty_seconds(way: str) -> None:
+    table = table_of(*[[10, 50]] * 4000)
+    table.tick(0.0)
+    take(table, way, 0, True, 1.0)
+    table.tick(1.0)
+    assert returned(table, 0) == 0
+    take(table, way, 0, False, 60.0)
+    for after, share in ((0, 0.1), (10, 0.4), (20, 0.7), (30, 1.0)):
+        table.tick(60.0 + after)
+        assert returned(table, 0) == pytest.approx(share, abs=0.02)
+
+
+def test_a_region_seen_for_the_first_time_needs_no_ramp() -> None:
+    table = table_of(*[[50]] * 500, region_capacity=2)
+    table.tick(0.0)
+    region = table.add_region()
+    for g in range(500):
+        table.seed(g, region, 10.0, 0.5)
+    table.tick(1.0)
+    assert homes(table) == [region] * 500
+
+
+def test_a_ramp_lost_begins_again() -> None:
+    table = table_of(*[[10, 50]] * 2000)
+    for now, tier in ((0.0, 0), (1.0, 3), (2.0, 0), (31.5, 3), (32.0, 0)):
+        table.set_tier(0, tier, now)
+        table.tick(now)
+    assert returned(table, 0) == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_ramp_holds_nobody_back_who_has_nowhere_else() -> None:
+    table = table_of(*[[10, 50]] * 200)
+    for r in (0, 1):
+        table.set_tier(r, 3, 0.0)
+    table.tick(1.0)
+    table.set_tier(0, 0, 2.0)
+    table.tick(2.0)
+    assert homes(table) == [0] * 200
+
+
+# -- regions that come and go ------------------------------------------------------------------------------------
+
+
+def test_a_removed_region_is_nobodys_home_and_serves_nobody() -> None:
+    table = table_of([10, 20, 30], [30, 20, 10])
+    table.tick(0.0)
+    table.remove_region(0)
+    assert (homes(table), picks(table)) == ([-1, 2], [1, 2])
+    assert table.rank(0).tolist() == [1, 2]
+    assert table.eligible().tolist() == [False, True, True]
+    table.tick(0.1)
+    assert homes(table) == [1, 2]
+
+
+def test_a_new_region_takes_the_lowest_free_slot_and_nothing_of_its_forerunner() -> None:
+    table = table_of([10, 20, 30, 40], region_capacity=5)
+    table.observe(0, 1, 1.0, 0.0)
+    table.exclude(0, 1, True)
+    table.set_penalty(1, 50.0)
+    table.set_share(1, 0.0)
+    table.set_tier(1, 3, 0.0)
+    table.remove_region(3)
+    table.remove_region(1)
+    assert (table.add_region(), table.generation(1), table.generation(3), table.generation(0)) == (1, 1, 1, 0)
+    assert (float(table.estimates(0)[1]), table.excluded(0, 1), table.tier(1)) == (80.0, False, 0)
+    assert table.eligible().tolist() == [True, True, True, False]
+    table.seed(0, 1, 5.0, 0.5)
+    table.tick(1.0)
+    assert table.home(0) == 1
+    assert [table.add_region(), table.add_region()] == [3, 4]
+    assert table.regions == 5
+    with pytest.raises(OverflowError):
+        table.add_region()
+
+
+def test_there_is_room_for_twice_the_regions_unless_said_otherwise() -> None:
+    table = LatencyTable(1, 3)
+    assert table.regions == 3
+    assert table.region_capacity >= 6
+    assert [table.add_region() for _ in range(3)] == [3, 4, 5]
+
+
+def test_a_table_can_lose_its_last_region_and_gain_one() -> None:
+    table = table_of([10], [20])
+    table.tick(0.0)
+    table.remove_region(0)
+    assert (picks(table), table.fail_open) == ([65535] * 2, True)
+    table.tick(1.0)
+    table.add_region()
+    table.tick(2.0)
+    assert homes(table) == [0, 0]
+
+
+# -- bounded work ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [1, 7, 64])
+def test_a_budget_spreads_the_same_result_over_calls(budget: int) -> None:
+    table = shuffled(64, 5)
+    lowest = picks(table)
+    left = [table.tick(0.0, budget) for _ in range(-(-64 // budget))]
+    assert left == [max(0, 64 - budget * (n + 1)) for n in range(len(left))]
+    assert homes(table) == lowest
+
+
+def test_groups_that_wait_for_their_ten_seconds_do_not_starve_the_others() -> None:
+    """Groups 0..7 stay pending; with a budget of 4 the last group must be served all the same."""
+    table = table_of(*[[20, 40]] * 16)
+    table.tick(0.0)
+    for g in range(8):
+        table.seed(g, 1, 15.0, 0.5)
+    table.tick(1.0)
+    table.seed(15, 1, 5.0, 0.5)
+    for call in range(8):
+        table.tick(1.1 + call / 10, 4)
+    assert table.home(15) == 1
+
+
+def test_a_clock_that_goes_backwards_moves_nothing() -> None:
+    table = settled(20, 40)
+    table.seed(0, 1, 15.0, 0.5)
+    for now in (100.0, 95.0, 50.0, 0.0, -1000.0, 104.0):
+        table.tick(now)
+        assert table.home(0) == 0
+    table.tick(110.0)
+    assert table.home(0) == 1
