@@ -153,7 +153,7 @@ class Balancer:
         """Give why a client gets the region it gets now; nothing changes by asking."""
         layout = self._layout
         statuses = {slot: (name, layout.status(slot)) for name, slot in layout.slots.items()}
-        return decide(layout.table, layout.map, statuses, client, self.clock())
+        return decide(layout.table, layout.map, layout.places, statuses, client, self.clock())
 
     # ---- learn
 
@@ -196,6 +196,24 @@ class Balancer:
             self._notify()
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
+
+    def waiting(
+        self, region: str | Region, count: int, client: Client = None, *, vantage: str | None = None, gen: int | None = None
+    ) -> None:
+        """Say that `count` requests of a client's group wait for the region longer than an answer should take: evidence before
+        any timeout. A gauge, forgotten after a second: repeat it with every tick, 0 ends it. gen as in `report`.
+        """
+        slot, now = self.slot(region), self.clock()
+        if count < 0:
+            raise ValueError(f"count must be >= 0, got {count!r}")
+        group = self.map.lookup(client)
+        if self._judges():
+            with self._lock:
+                gen = self.guard.generation(slot) if gen is None else gen
+                self.guard.waiting(slot, count, vantage=vantage or LOCAL, group=group, gen=gen, now=now)
+                if self.guard.changed:
+                    self._apply_verdicts(now)
+            self._notify()
 
     def control(self, ok: bool) -> None:
         """Take the outcome of a control target (an anchor, the own gateway): it tells a sick vantage from sick regions."""

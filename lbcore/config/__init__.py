@@ -8,6 +8,8 @@ zones, tiers) are refused by name: a setting that is accepted and does nothing w
 from __future__ import annotations
 
 import os
+import platform
+import random
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -311,7 +313,9 @@ def _monitor_problem(violation: Violation) -> Problem:
 
 
 def _detector_settings(kind: str, settings: Mapping[str, Any], monitor: Monitor) -> dict[str, Any]:
-    counted = {"tolerated": monitor.tolerated, "rise": monitor.rise} if kind in ("default", "consecutive") else {}
+    counted: dict[str, Any] = {"tolerated": monitor.tolerated, "rise": monitor.rise} if kind in ("default", "consecutive") else {}
+    if kind == "default":  # every node its own jitter, or a fleet would take an ejected region back at one instant
+        counted["rng"] = random.Random(platform.node())
     return counted | dict(settings)
 
 

@@ -23,6 +23,7 @@ TICK = 0.1
 class Server:
     """Serve a Responder while the `async with` block runs; `address` is what it listens on, UDP and TCP alike.
 
+    host: one address; with a wildcard, a host of several addresses would answer UDP from another than was asked
     port: 0 = any that is free for both
     idle: seconds a TCP client has for each whole query, and for taking each answer; so slow senders and readers end alike
     connections: TCP connections at once; one more closes the one that has been waiting longest

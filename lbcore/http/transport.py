@@ -100,7 +100,7 @@ class BalancedTransport(httpx.BaseTransport):
 
 
 class AsyncBalancedTransport(httpx.AsyncBaseTransport):
-    """The same for `httpx.AsyncClient`, under asyncio or trio: see BalancedTransport for everything."""
+    """The same for `httpx.AsyncClient`: see BalancedTransport for everything."""
 
     def __init__(
         self, lb: Balancing, *, transport: httpx.AsyncBaseTransport | Callable[[Region], httpx.AsyncBaseTransport] | None = None,
@@ -151,7 +151,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._loop = None  # trio: what is unused is closed with the next request
+            self._loop = None  # not asyncio: what is unused is closed with the next request
 
     def _changed(self, change: Change) -> None:
         """Close from whatever thread the change is told in: by the loop that uses the connections."""
