@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -304,3 +305,9 @@ def test_anything_gives_settings_or_a_config_error(data: dict[str, Any]) -> None
     else:
         assert isinstance(made, Settings)
         assert made.regions
+
+
+def test_the_operators_page_names_every_key() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "operate.md").read_text()
+    missing = {at[-1] for at in EXPECTED} - set(re.findall(r"\w+", page))
+    assert missing - {"min", "max", "value"} == set()
