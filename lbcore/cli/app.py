@@ -9,6 +9,7 @@ import typer
 from lbcore.cli import choose
 from lbcore.cli.bench import bench
 from lbcore.cli.common import Commands
+from lbcore.cli.demo import demo
 from lbcore.cli.dns import dns
 from lbcore.cli.geo import geo
 
@@ -40,6 +41,7 @@ app.command(epilog="Example: lbcore pick 203.0.113.7 --config examples/three-reg
 app.command(epilog="Example: lbcore rank 8.8.8.8 --config examples/three-regions.toml")(choose.rank)
 app.command(epilog="Example: lbcore explain 8.8.8.8 --config examples/three-regions.toml")(choose.explain)
 app.command(epilog="Example: lbcore check examples/three-regions.toml --probe")(choose.check)
+app.command(epilog="Example: lbcore demo --once")(demo)
 app.add_typer(geo, name="geo")
 app.add_typer(dns, name="dns")
 app.command(epilog="Example: lbcore bench --regions 60")(bench)
