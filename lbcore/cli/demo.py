@@ -14,7 +14,7 @@ from lbcore.cli.common import AsJson, Failure, console, print_json, quiet_logs
 
 __all__ = ["demo"]
 
-WIDTH = 150
+WIDTH = 120  # of pictures, in characters
 INTERRUPTED = 130
 
 Once = Annotated[bool, typer.Option("--once", help="Play the story once, print a summary; ends 1 when it came out wrong.")]

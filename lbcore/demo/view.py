@@ -90,7 +90,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def live(world: World, events: Sequence[str]) -> RenderableType:
-    """Give the whole screen."""
+    """Give the whole screen; a terminal that is too low cuts off the clients."""
     counts = f"{world.sent_since(0.0):,} requests, {world.lost_since(0.0)} lost; {world.queries:,} DNS queries; Ctrl-C ends it"
     story = Panel("\n".join(events[-EVENTS:]), title="Events", title_align="left", height=EVENTS + 2)
-    return Group(regions(world), Text(), clients(world), Text(), story, Text(counts, "dim"))
+    return Group(regions(world), Text(counts, "dim"), Text(), story, clients(world))
