@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from lbcore import state
 from lbcore._fast import LatencyTable, Picker
 from lbcore.decision import Decision, decide
 from lbcore.detect import Detector, Guard, VantageSuspect, Verdict, default_detector, limit_ejections
-from lbcore.errors import CAUSES, NoRegionError, cause_of
+from lbcore.errors import CAUSES, NoRegionError, UnknownRegionError, cause_of
 from lbcore.layout import STATUSES, Layout
 from lbcore.region import Region
 from lbcore.sense.geo import Client, GeoIP
@@ -39,6 +39,7 @@ logger = logging.getLogger("lbcore")
 
 TICK_INTERVAL = 0.1  # seconds, for those who serve
 STALE_TICK = 1.0  # seconds after which a report or sample ticks by itself
+INHERITED = 60.0  # seconds for which the last owner's verdict on a region holds that the new one hears nothing of
 LOCAL = "local"
 
 
@@ -51,6 +52,20 @@ class Change:
     after: str
     cause: str
     at: float  # the Balancer's clock
+
+
+class _Steady:
+    """A clock that stands still where the one behind it jumps back: ramps, dwells and ejections must not wait until it caught up."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._last, self._offset = clock, clock(), 0.0
+
+    def __call__(self) -> float:
+        now = self._clock()
+        if now < self._last - STALE_TICK:  # less is two threads that read the clock at once
+            self._offset += self._last - now
+        self._last = now
+        return now + self._offset
 
 
 class Attempt:
@@ -82,18 +97,22 @@ class Balancer:
         self._buffer = buffer
         self._callbacks: list[Callable[[Change], object]] = []
         self._changes: list[Change] = []
+        self._telling = False
         self._samples = self._ticks = 0
-        self._last_tick = clock()
+        self._now = _Steady(clock)
+        self._last_tick = self._now()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         chosen = detector if detector is not None else default_detector()
         self.guard = chosen if isinstance(chosen, Guard) else Guard(chosen, suspect=VantageSuspect)
         self._geo, prefixes = _open_map(locate)
         make_table = partial(LatencyTable, estimator=estimator, tau=tau, buffer=buffer)
-        self._settle(Layout(prefixes, _distinct(regions), make_table))
+        used = buffer is not None and any(memoryview(buffer).cast("B")[:8])
+        self._judging = not used  # and not just about to take over from another process
+        self._settle(Layout(prefixes, _distinct(regions), make_table, shared=buffer is not None, used=used))
         self._picker = Picker(self.table, self.map, self._layout.objects, NoRegionError)
         self.pick = self._picker.pick
-        self.table.tick(clock())
+        self.table.tick(self._now())
         _balancers.add(self)
 
     @classmethod
@@ -143,7 +162,9 @@ class Balancer:
         """Give the regions that may serve a client, the pick first, then each next closest; `exclude` is left out."""
         layout = self._layout
         without = {layout.slot(region) for region in exclude}
-        return [layout.at(slot) for slot in layout.table.rank(layout.map.lookup(client)).tolist() if slot not in without]
+        order = layout.table.rank(layout.map.lookup(client)).tolist()
+        objects = layout.objects  # after the order: a region that was removed since is None
+        return [region for slot in order if slot not in without and (region := objects[slot]) is not None]
 
     def match(self, client: Client) -> tuple[int, int]:
         """Give a client's group and the length of the shortest prefix around it that is all of that group (ECS scope)."""
@@ -151,9 +172,10 @@ class Balancer:
 
     def explain(self, client: Client = None) -> Decision:
         """Give why a client gets the region it gets now; nothing changes by asking."""
-        layout = self._layout
-        statuses = {slot: (name, layout.status(slot)) for name, slot in layout.slots.items()}
-        return decide(layout.table, layout.map, layout.places, statuses, client, self.clock())
+        with self._lock:
+            layout = self._layout
+            statuses = {slot: (name, layout.status(slot)) for name, slot in layout.slots.items()}
+            return decide(layout.table, layout.map, layout.places, statuses, client, self._now())
 
     # ---- learn
 
@@ -163,11 +185,15 @@ class Balancer:
         vantage: which node measured, for whoever reads logs; its own place is group 0. A timeout is no sample: `report` it.
         Raises ValueError for NaN, infinite or negative values and for what is no address.
         """
-        now = self.clock()
+        now = self._now()
         if not 0 <= age < 1e7:
             raise ValueError(f"age must be seconds >= 0, got {age!r}")
         layout = self._layout
-        layout.table.observe(layout.map.lookup(client), layout.slot(region), ms, now - age)
+        group, slot = layout.map.lookup(client), layout.slot(region)
+        try:
+            layout.table.observe(group, slot, ms, now - age)
+        except IndexError:  # removed since its slot was looked up
+            raise UnknownRegionError(region if isinstance(region, str) else region.name, layout.slots) from None
         self._samples += 1
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
@@ -182,17 +208,18 @@ class Balancer:
         failures from before a recovery are dropped. source: "probe", "request" or "external".
         Raises ValueError for another cause or source, or for what is no address.
         """
-        slot, now = self.slot(region), self.clock()
         if cause is not None and cause not in CAUSES:
             raise ValueError(f"cause must be one of {', '.join(CAUSES)} or None, got {cause!r}")
         if source not in ("probe", "request", "external"):
             raise ValueError(f"source must be probe, request or external, got {source!r}")
-        group = self.map.lookup(client)
+        now = self._now()
         if self._buffer is not None and source == "request":
-            self.table.count(slot, ok, group)  # the owner of the shared table judges, at its next tick
-        elif self._judges():
-            with self._lock:
-                self._judge_outcome(slot, bool(ok), cause, source, vantage or LOCAL, group, gen, now)
+            self.table.count(self.slot(region), ok, self.map.lookup(client))  # the owner of the shared table judges, at its next tick
+        else:
+            with self._lock:  # slots and groups are found under it: they may mean something else a moment later
+                slot, group = self.slot(region), self.map.lookup(client)
+                if self._judges():
+                    self._judge_outcome(slot, bool(ok), cause, source, vantage or LOCAL, group, gen, now)
             self._notify()
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
@@ -203,17 +230,16 @@ class Balancer:
         """Say that `count` requests of a client's group wait for the region longer than an answer should take: evidence before
         any timeout. A gauge, forgotten after a second: repeat it with every tick, 0 ends it. gen as in `report`.
         """
-        slot, now = self.slot(region), self.clock()
         if count < 0:
             raise ValueError(f"count must be >= 0, got {count!r}")
-        group = self.map.lookup(client)
-        if self._judges():
-            with self._lock:
+        with self._lock:
+            now, slot, group = self._now(), self.slot(region), self.map.lookup(client)
+            if self._judges():
                 gen = self.guard.generation(slot) if gen is None else gen
                 self.guard.waiting(slot, count, vantage=vantage or LOCAL, group=group, gen=gen, now=now)
                 if self.guard.changed:
                     self._apply_verdicts(now)
-            self._notify()
+        self._notify()
 
     def control(self, ok: bool) -> None:
         """Take the outcome of a control target (an anchor, the own gateway): it tells a sick vantage from sick regions."""
@@ -231,17 +257,20 @@ class Balancer:
         Only exceptions that speak of the path (OSError, TimeoutError, httpx transport errors) count against the region.
         """
         region: Region = self.pick(client)
-        attempt = Attempt(region, self.generation(region), self.clock())
+        gen = 0
+        with suppress(UnknownRegionError):  # here and below: the region may be removed at any moment
+            gen = self.generation(region)
+        attempt = Attempt(region, gen, self._now())
         try:
             yield attempt
         except BaseException as error:
-            cause = cause_of(error)
-            if cause is not None and region.name in self._layout.slots:
-                self.report(region, False, client, cause=cause, gen=attempt.gen)
+            if (cause := cause_of(error)) is not None:
+                with suppress(UnknownRegionError):
+                    self.report(region, False, client, cause=cause, gen=gen)
             raise
-        if region.name in self._layout.slots:
-            self.observe(region, max(0.0, self.clock() - attempt.since) * 1000.0, client)
-            self.report(region, True, client, gen=attempt.gen)
+        with suppress(UnknownRegionError):
+            self.observe(region, max(0.0, self._now() - attempt.since) * 1000.0, client)
+            self.report(region, True, client, gen=gen)
 
     def _judge_outcome(
         self, slot: int, ok: bool, cause: str | None, source: str, vantage: str, group: int, gen: int | None, now: float
@@ -253,16 +282,30 @@ class Balancer:
 
     def _apply_verdicts(self, now: float) -> None:
         """Bring tiers and exclusions in line with the detector's verdicts, then let the table move homes at once."""
+        if not self._judging:
+            self._take_over(now)
         self.guard.changed.clear()
-        slots = [slot for slot in self._layout.slots.values() if not self._layout.at(slot).always_serve]
-        down = [slot for slot in slots if self.guard.verdict(slot) is Verdict.DOWN]
+        slots, serving = [*self._layout.slots.values()], self._layout.serving()
+        down = [slot for slot in slots if self.guard.verdict(slot) is Verdict.DOWN and not self._layout.at(slot).always_serve]
         hard = {slot for slot in down if self.guard.hard(slot)}
         ejected = {slot for slot in down if self.table.tier(slot) == 2}
-        granted = limit_ejections(down, len(self._layout.wanted), hard=hard, ejected=ejected)
+        exempt = hard.union(slot for slot in down if slot not in serving)  # whom nobody uses takes no ejection from the others
+        granted = limit_ejections(down, len(serving), hard=exempt, ejected=ejected)
         for slot in slots:
-            self._set_tier(slot, 0 if slot not in granted else 3 if slot in hard else 2, now)
-            self._set_excluded(slot, self.guard.excluded(slot))
+            if not self._inherits(slot, now):
+                self._set_tier(slot, 0 if slot not in granted else 3 if slot in hard else 2, now)
+            self._set_excluded(slot)
         self.table.tick(now)
+
+    def _take_over(self, now: float) -> None:
+        """Go on from what the last owner of a shared table decided."""
+        self._judging = True
+        self._inherited.update({slot: now + INHERITED for slot in self._layout.slots.values() if self.table.tier(slot)})
+
+    def _inherits(self, slot: int, now: float) -> bool:
+        if slot in self._inherited and (self.guard.verdict(slot) is not None or now >= self._inherited[slot]):
+            del self._inherited[slot]
+        return slot in self._inherited
 
     def _set_tier(self, slot: int, tier: int, now: float) -> None:
         if self.table.tier(slot) != tier:
@@ -270,28 +313,43 @@ class Balancer:
             with self._change(slot, cause, now):
                 self.table.set_tier(slot, tier, now)
 
-    def _set_excluded(self, slot: int, groups: frozenset[int]) -> None:
-        before = self._excluded.get(slot, frozenset())
+    def _set_excluded(self, slot: int) -> None:
+        before, groups = self._excluded.get(slot, frozenset()), self._groups_without(slot)
         for group in before - groups:
             self.table.exclude(group, slot, False)
         for group in groups:
-            if group < self.table.groups:
-                self.table.exclude(group, slot, True)
+            self.table.exclude(group, slot, True)
         self._excluded[slot] = groups
+
+    def _groups_without(self, slot: int) -> frozenset[int]:
+        """Give the groups whose path to the region is broken; of a shared table nobody knows, its counts are of many groups each.
+
+        The detector goes on with the numbers that groups had when it excluded them, until it takes them back.
+        """
+        if self._buffer is not None or self._layout.at(slot).always_serve:
+            return frozenset()
+        groups = self.guard.excluded(slot)
+        renumbered = self._renumbered.get(slot, {})
+        for old in renumbered.keys() - groups:
+            del renumbered[old]
+        now = (renumbered.get(group, group) for group in groups)
+        return frozenset(group for group in now if group < self.table.groups)
 
     # ---- time
 
     def tick(self) -> None:
         """Do what is due: end ejections, age estimates, move homes. Every 100 ms is right; oftener does no harm."""
-        now = self.clock()
+        now = self._now()
         with self._lock:
             self._last_tick = now
             self._ticks += 1
             if self._judges():
                 self._judge_counts(now)
                 self.guard.sweep(now)
-                if self.guard.changed or any(self._excluded.values()):
+                if self.guard.changed or self._inherited or any(self._excluded.values()):
                     self._apply_verdicts(now)
+            else:  # what others judged is no fresh evidence when this process takes over
+                self._judging, self._counted = False, self.table.counts()
             self.table.tick(now)
             if self._buffer is not None:
                 self._watch_tiers(now)
@@ -310,8 +368,7 @@ class Balancer:
         if self._buffer is None:
             return
         counts = self.table.counts()
-        fresh = counts - self._counted[: len(counts)]
-        self._counted[: len(counts)] = counts
+        fresh, self._counted = counts - self._counted, counts
         for slot, spread, ok in np.argwhere(fresh).tolist():
             for _ in range(min(int(fresh[slot, spread, ok]), 100)):
                 if slot in self._layout.slots.values():
@@ -328,8 +385,8 @@ class Balancer:
     def start(self) -> None:
         """Tick every 100 ms in a daemon thread, for those who only pick. Again after a fork: threads do not survive it."""
         if self._thread is None or not self._thread.is_alive():
-            self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="lbcore-tick", daemon=True)
+            self._stopping = threading.Event()  # a new one: a fork may have copied the old one's lock held
+            self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="lbcore-tick", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -339,8 +396,8 @@ class Balancer:
             self._thread.join()
         self._thread = None
 
-    def _run(self) -> None:
-        while not self._stopping.wait(TICK_INTERVAL):
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(TICK_INTERVAL):
             try:
                 self.tick()
             except Exception:
@@ -358,18 +415,27 @@ class Balancer:
 
     def drain(self, region: str | Region, on: bool = True) -> None:
         """Send a region nobody new; `on=False` ends it."""
-        slot = self.slot(region)
-        with self._lock, self._change(slot, "drained" if on else "undrained", self.clock()):
-            self._layout.drain(slot, on)
-            self.table.tick(self.clock())
+        with self._lock:
+            slot, now = self.slot(region), self._now()
+            with self._change(slot, "drained" if on else "undrained", now):
+                self._layout.drain(slot, on)
+            self._bring_in_line(now)
         self._notify()
 
     def _want(self, region: str | Region, on: bool) -> None:
-        slot = self.slot(region)
-        with self._lock, self._change(slot, "enabled" if on else "disabled", self.clock()):
-            self._layout.enable(slot, on)
-            self.table.tick(self.clock())
+        with self._lock:
+            slot, now = self.slot(region), self._now()
+            with self._change(slot, "enabled" if on else "disabled", now):
+                self._layout.enable(slot, on)
+            self._bring_in_line(now)
         self._notify()
+
+    def _bring_in_line(self, now: float) -> None:
+        """Judge anew after what the operator did: how many regions may be ejected, and which, may have changed."""
+        if self._judges():
+            self._apply_verdicts(now)
+        else:
+            self.table.tick(now)
 
     @contextmanager
     def _change(self, slot: int, cause: str, now: float) -> Iterator[None]:
@@ -384,16 +450,34 @@ class Balancer:
         self._callbacks.append(callback)
 
     def _notify(self) -> None:
-        while self._changes:
-            with self._lock:
-                changes, self._changes = self._changes, []
-            for change in changes:
-                logger.info("%s: %s -> %s (%s)", change.region, change.before, change.after, change.cause)
-                for callback in self._callbacks:
-                    try:
-                        callback(change)
-                    except Exception:
-                        logger.exception("on_change callback %r raised", callback)
+        """Tell the changes, in their order: while one thread tells, others, and callbacks that change something, leave theirs to it."""
+        if not self._changes:
+            return
+        with self._lock:
+            if self._telling:
+                return
+            self._telling = True
+        try:
+            while changes := self._untold():
+                for change in changes:
+                    self._tell(change)
+        except BaseException:
+            self._telling = False
+            raise
+
+    def _untold(self) -> list[Change]:
+        with self._lock:
+            changes, self._changes = self._changes, []
+            self._telling = bool(changes)
+            return changes
+
+    def _tell(self, change: Change) -> None:
+        logger.info("%s: %s -> %s (%s)", change.region, change.before, change.after, change.cause)
+        for callback in self._callbacks:
+            try:
+                callback(change)
+            except Exception:
+                logger.exception("on_change callback %r raised", callback)
 
     def set_regions(self, regions: Iterable[Region]) -> None:
         """Replace the list of regions while serving; those that stay keep their health and what was learned.
@@ -404,25 +488,34 @@ class Balancer:
         with self._lock:
             if self._buffer is not None and [r.name for r in wanted] != [r.name for r in self.regions]:
                 raise ValueError("a table shared by processes keeps its regions: restart the workers with the new list")
-            for name in self._layout.slots.keys() - {region.name for region in wanted}:
-                self._remove(name)
-            if self._layout.has_room(sum(region.name not in self._layout.slots for region in wanted)):
-                self._update(wanted)
+            now, before = self._now(), {name: self._layout.status(slot) for name, slot in self._layout.slots.items()}
+            if self._layout.has_room(sum(region.name not in before for region in wanted)):
+                self._update(wanted)  # first, so that there is no moment without any region
+                for name in before.keys() - {region.name for region in wanted}:
+                    self._remove(name)
             else:
                 self._move(self.map, wanted)
-            self.table.tick(self.clock())
+            for name, slot in self._layout.slots.items():
+                if (after := self._layout.status(slot)) != before.get(name, after):
+                    cause = "enabled" if self._layout.at(slot).enabled else "disabled"
+                    self._changes.append(Change(name, before[name], after, cause, now))
+            self._bring_in_line(now)
         self._notify()
 
     def _remove(self, name: str) -> None:
         slot = self._layout.remove(name)
-        self.guard.reset(slot)
-        self._excluded.pop(slot, None)
+        self._forget(slot)
         self._publish()
 
+    def _forget(self, slot: int) -> None:
+        self.guard.reset(slot)
+        self._excluded.pop(slot, None)
+        self._renumbered.pop(slot, None)
+
     def _update(self, wanted: Sequence[Region]) -> None:
-        added = self._layout.update(wanted)
+        told = self._layout.update(wanted)
         self._publish()
-        for slot in added:  # last: from here on it may be picked
+        for slot in told:  # last: from here on a new one may be picked
             self._layout.enable(slot, self._layout.at(slot).enabled)
 
     def _publish(self) -> None:
@@ -434,36 +527,52 @@ class Balancer:
         """Swap the database while serving; what groups of the same key learned is kept. Errors as the constructor's."""
         geo, prefixes = _open_map(locate)
         with self._lock:
-            self._geo = geo
             self._move(prefixes, self.regions)
+            self._bring_in_line(self._now())
+            self._geo = geo
 
     def reload_locate(self) -> bool:
         """Read the database file again if it changed; True when it did. A bad new file raises and leaves the old in use."""
-        if self._geo is None or not self._geo.reload():
+        geo = self._geo
+        if geo is None or not geo.reload():
             return False
         with self._lock:
-            self._move(self._geo.map, self.regions)
+            if geo is self._geo:
+                self._move(geo.map, self.regions)
+                self._bring_in_line(self._now())
         return True
 
     def _settle(self, layout: Layout) -> None:
         self._layout = layout
         self._excluded: dict[int, frozenset[int]] = {}
+        self._renumbered: dict[int, dict[int, int]] = {}  # by slot: groups that were excluded under another map's numbers
+        self._inherited: dict[int, float] = {}  # by slot: until when the tier stays that another process set
         self._seen_tiers: dict[int, int] = {}
-        self._counted = np.zeros((layout.table.region_capacity, 8, 2), np.uint64)
+        self._counted = layout.table.counts()
 
     def _move(self, prefixes: PrefixMap, regions: Sequence[Region]) -> None:
         """Carry everything over to a new table, then swap the Picker's pointer; picks in between use the old one."""
         if self._buffer is not None:
             raise ValueError("a table shared by processes keeps its size: restart the workers with the new regions or database")
-        now, before = self.clock(), self._layout.slots
-        kept = [region for region in regions if region.name in before]
-        self._settle(self._layout.moved(prefixes, [*kept, *(region for region in regions if region.name not in before)], now))
-        for name, slot in before.items():
-            if self._layout.slots[name] != slot:  # the detector knows slots, and these mean other regions now
-                self.guard.reset(slot)
-                self.guard.reset(self._layout.slots[name])
+        now, before, renumbered = self._now(), self._layout, self._renumber(prefixes)
+        self._settle(before.moved(prefixes, regions, now))
+        self._renumbered = renumbered
+        for name, slot in before.slots.items():
+            if name not in self._layout.slots:
+                self._forget(slot)
         self.table.tick(now)
         self._publish()
+
+    def _renumber(self, prefixes: PrefixMap) -> dict[int, dict[int, int]]:
+        if prefixes is self.map:
+            return self._renumbered
+        to_group = state.index_keys(self.map.keys, prefixes.keys).tolist()
+        return {slot: self._translate(slot, to_group) for slot in self._layout.slots.values() if self.guard.excluded(slot)}
+
+    def _translate(self, slot: int, to_group: list[int]) -> dict[int, int]:
+        renumbered = self._renumbered.get(slot, {})
+        last = {group: renumbered.get(group, group) for group in self.guard.excluded(slot)}
+        return {group: to_group[now] if now < len(to_group) else now for group, now in last.items()}
 
     # ---- remember and tell
 
@@ -471,7 +580,7 @@ class Balancer:
         """Write what was learned, with wall-clock time, region names and group keys; whole or not at all (fsync, rename)."""
         with self._lock:
             names = [region.name if region else "" for region in self._layout.objects]
-            data = state.pack(names, self.map.keys, self.table.snapshot(self.clock()), time.time())
+            data = state.pack(names, self.map.keys, self.table.snapshot(self._now()), time.time())
         state.write(Path(path), data)
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -484,23 +593,24 @@ class Balancer:
             to_region = np.array([self._layout.slots.get(name, 65535) for name in saved.regions], np.uint16)
             age = min(max(0.0, time.time() - saved.at), 9e6)
             try:
-                self.table.restore(saved.snapshot, self.clock(), age, state.index_keys(saved.keys, self.map.keys), to_region)
+                self.table.restore(saved.snapshot, self._now(), age, state.index_keys(saved.keys, self.map.keys), to_region)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-            self.table.tick(self.clock())
+            self.table.tick(self._now())
 
     def stats(self) -> dict[str, Any]:
         """Give counters and the status of every region as plain JSON types."""
-        homes = np.bincount(self.table.homes(), minlength=65536)
-        return {
-            "groups": self.table.groups,
-            "fail_open": self.fail_open,
-            "suspect": self.guard.suspicion is not None,
-            "samples": self._samples,
-            "ticks": self._ticks,
-            "bytes": self.table.nbytes,
-            "regions": {r.name: {"status": self.status(r), "home_groups": int(homes[self.slot(r)])} for r in self.regions},
-        }
+        with self._lock:
+            homes = np.bincount(self.table.homes(), minlength=65536)
+            return {
+                "groups": self.table.groups,
+                "fail_open": self.fail_open,
+                "suspect": self.guard.suspicion is not None,
+                "samples": self._samples,
+                "ticks": self._ticks,
+                "bytes": self.table.nbytes,
+                "regions": {r.name: {"status": self.status(r), "home_groups": int(homes[self.slot(r)])} for r in self.regions},
+            }
 
 
 def _distinct(regions: Iterable[Region]) -> list[Region]:
@@ -529,6 +639,7 @@ def _after_fork() -> None:
     for balancer in _balancers:
         balancer._lock = threading.RLock()
         balancer._thread = None
+        balancer._telling = False
 
 
 if hasattr(os, "register_at_fork"):

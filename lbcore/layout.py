@@ -37,17 +37,27 @@ class Layout:
     places: what priors go by, per group: lat, lon, precision
     """
 
-    def __init__(self, prefixes: PrefixMap, regions: Sequence[Region], make_table: MakeTable) -> None:
-        self.map, self.make_table, self.places = prefixes, make_table, places(prefixes)
-        self.table = make_table(prefixes.groups, len(regions))
-        self.slots = {region.name: slot for slot, region in enumerate(regions)}
-        self.objects: tuple[Region | None, ...] = tuple(regions)
-        self.wanted = {slot for slot, region in enumerate(regions) if region.enabled}
+    def __init__(
+        self, prefixes: PrefixMap, objects: Sequence[Region | None], make_table: MakeTable, *, shared: bool = False, used: bool = False
+    ) -> None:
+        self.map, self.make_table, self.places, self.shared = prefixes, make_table, places(prefixes), shared
+        self.table = make_table(prefixes.groups, len(objects))
+        if self.table.regions != len(objects):
+            raise ValueError(f"the shared table has {self.table.regions} regions, got {len(objects)}: workers pass the same regions")
+        self.slots = {region.name: slot for slot, region in enumerate(objects) if region is not None}
+        self.objects: tuple[Region | None, ...] = tuple(objects)
+        self.wanted = set(self.table.rank(0).tolist()) if used else set(self.slots.values())
         self.draining: set[int] = set()
-        for slot in range(len(regions)):
-            if slot not in self.wanted:
-                self.table.set_enabled(slot, False)
+        if not used:
+            self._open()
         self._seed()
+
+    def _open(self) -> None:
+        for slot, region in enumerate(self.objects):
+            if region is None:
+                self.table.remove_region(slot)
+            elif not region.enabled:
+                self.enable(slot, False)
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -72,9 +82,13 @@ class Layout:
 
     def status(self, slot: int) -> str:
         """Give what holds of the region in a slot: disabled, draining, up, degraded, ejected or down."""
-        if slot not in self.wanted:
-            return "disabled"
-        return "draining" if slot in self.draining else STATUSES[self.table.tier(slot)]
+        if slot in self.serving():
+            return STATUSES[self.table.tier(slot)]
+        return "draining" if slot in self.draining and slot in self.wanted else "disabled"
+
+    def serving(self) -> set[int]:
+        """Give the slots that the operator wants and does not empty; of a shared table, whichever process he told."""
+        return set(self.table.rank(0).tolist()) if self.shared else self.wanted - self.draining
 
     def enable(self, slot: int, on: bool) -> None:
         """Note and publish whether the operator wants the region."""
@@ -100,27 +114,54 @@ class Layout:
         return len(self.slots) + count <= self.table.region_capacity
 
     def update(self, wanted: Sequence[Region]) -> list[int]:
-        """Take in these regions, new or changed; give the new ones' slots, which still have to be enabled."""
+        """Take in these regions, new or changed; give the slots of those whose `enabled` still has to be published."""
         places = {region.name: (region.lat, region.lon) for region in self.regions}
-        added = [region for region in wanted if region.name not in self.slots]
-        for region in added:
-            self.slots[region.name] = self.table.add_region(False)
+        told = [region for region in wanted if self._switched(region)]
+        for region in wanted:
+            if region.name not in self.slots:
+                self.slots[region.name] = self.table.add_region(False)
         self._place({self.slots[region.name]: region for region in wanted})
         if places != {region.name: (region.lat, region.lon) for region in wanted}:
             self._seed()
-        return [self.slots[region.name] for region in added]
+        return [self.slots[region.name] for region in told]
+
+    def _switched(self, region: Region) -> bool:
+        """Say whether the list says something new of `enabled`; where it does not, what the operator did since holds."""
+        slot = self.slots.get(region.name)
+        return slot is None or self.at(slot).enabled != region.enabled
 
     def moved(self, prefixes: PrefixMap, regions: Sequence[Region], now: float) -> Layout:
-        """Give a Layout of other groups or regions that carries over health and whatever was learned."""
-        new = Layout(prefixes, regions, self.make_table)
+        """Give a Layout of other groups or regions that carries over health and whatever was learned.
+
+        Regions that stay keep their slots, by which detectors know them; new ones fill the gaps.
+        """
+        new = Layout(prefixes, self._arranged(regions), self.make_table)
         to_region = np.full(self.table.regions, _NOWHERE, np.uint16)
         for name, slot in self.slots.items():
-            to_region[slot] = there = new.slots[name]
-            new.table.set_tier(there, self.table.tier(slot), now)
-            new.enable(there, slot in self.wanted)
-            new.drain(there, slot in self.draining)
+            if name in new.slots:
+                to_region[slot] = slot
+                self._hand_over(new, slot, now)
         new.table.restore(self.table.snapshot(now), now, 0.0, index_keys(self.map.keys, prefixes.keys), to_region)
         return new
+
+    def _arranged(self, regions: Sequence[Region]) -> list[Region | None]:
+        staying = {region.name: region for region in regions if region.name in self.slots}
+        objects = [None if region is None else staying.get(region.name) for region in self.objects]
+        for region in regions:
+            if region.name not in staying:
+                slot = next((slot for slot, there in enumerate(objects) if there is None), len(objects))
+                objects[slot : slot + 1] = [region]
+        while objects[-1] is None:
+            objects.pop()
+        return objects
+
+    def _hand_over(self, new: Layout, slot: int, now: float) -> None:
+        tier = self.table.tier(slot)
+        new.table.set_tier(slot, tier, self.table.answered(slot) if tier == 3 else now)
+        new.table.set_penalty(slot, self.table.penalty(slot))
+        new.drain(slot, slot in self.draining)
+        if not self._switched(new.at(slot)):
+            new.enable(slot, slot in self.wanted)
 
     def _place(self, changed: dict[int, Region | None]) -> None:
         size = max([len(self.objects), *(slot + 1 for slot in changed)])
