@@ -455,13 +455,13 @@ cdef class LatencyTable:
         rows = np.flatnonzero(sampled).astype("<u4")
         cells = self.cell_array()[rows, :self.regions]
         cells["t"] = np.where(cells["t"] == 0, 0xFFFFFFFF, np.maximum((stamp - cells["t"]).view(np.int32), 0).view(np.uint32))
-        head = np.array([(SNAPSHOT_MAGIC, SNAPSHOT_VERSION, self.t.pooled, self.t.groups, self.regions, len(rows))], SNAPSHOT_HEAD)
+        head = np.array([(_SNAPSHOT_MAGIC, _SNAPSHOT_VERSION, self.t.pooled, self.t.groups, self.regions, len(rows))], _SNAPSHOT_HEAD)
         body = head.tobytes() + self.homes().astype("<u2").tobytes() + rows.tobytes() + cells.tobytes()
         return body + zlib.crc32(body).to_bytes(4, "little")
 
     cdef object cell_array(self):
         cdef char[::1] raw = <char[:<size_t>self.t.groups * self.t.stride * sizeof(Cell)]><char *>self.t.cells
-        return np.frombuffer(raw, CELL).reshape(self.t.groups, self.t.stride)
+        return np.frombuffer(raw, _CELL).reshape(self.t.groups, self.t.stride)
 
     def restore(self, bytes data, double now, double age, groups=None, regions=None):
         """Take over what a snapshot learned, `age` seconds ago; priors stay this table's own.
@@ -471,9 +471,9 @@ cdef class LatencyTable:
         Raises ValueError, and changes nothing, for bytes that are damaged, of another version or shape.
         """
         cdef uint32_t stamp = stamp_of(seconds(now)), then = stamp_of(seconds(now) - duration(age)), i, r
-        head, homes, rows, cells = read_snapshot(data, self.t.pooled)
-        cdef uint32_t[::1] to_group = index_map("groups", groups, head["groups"], self.t.groups, np.uint32)
-        cdef uint16_t[::1] to_region = index_map("regions", regions, head["regions"], self.regions, np.uint16)
+        head, homes, rows, cells = _read_snapshot(data, self.t.pooled)
+        cdef uint32_t[::1] to_group = _index_map("groups", groups, head["groups"], self.t.groups, np.uint32)
+        cdef uint16_t[::1] to_region = _index_map("regions", regions, head["regions"], self.regions, np.uint16)
         cdef const uint16_t[::1] old_homes = homes
         cdef const uint32_t[::1] old_rows = rows
         cdef char[::1] raw = cells
@@ -490,38 +490,41 @@ cdef class LatencyTable:
     cdef void adopt_home(self, uint32_t group, uint16_t region) noexcept:
         if region != NO_HOME and in_mask(self.t.configured, region):
             store16(&self.t.home[group], region)
-            self.t.former[group] = NO_HOME
+            store16(&self.t.former[group], NO_HOME)
+            store8(&self.t.forced[group], 0)
+            store32(&self.t.since[group], 0)
             bound_by(&self.t, group, 0, NO_HOME)
         store8(&self.t.dirty[group], 1)
 
 
-CELL = np.dtype([(name, "<f4") for name in ("x", "P", "R", "mu0", "P0", "sp", "sm")] + [("t", "<u4")])
-SNAPSHOT_MAGIC = b"LBCORE"
-SNAPSHOT_VERSION = 1
-SNAPSHOT_HEAD = np.dtype([("magic", "S6"), ("version", "<u2"), ("pooled", "<u4"), ("groups", "<u4"), ("regions", "<u4"), ("rows", "<u4")])
+_CELL = np.dtype([(name, "<f4") for name in ("x", "P", "R", "mu0", "P0", "sp", "sm")] + [("t", "<u4")])
+_SNAPSHOT_MAGIC = b"LBCORE"
+_SNAPSHOT_VERSION = 1
+_SNAPSHOT_HEAD = np.dtype([("magic", "S6"), ("version", "<u2"), ("pooled", "<u4"), ("groups", "<u4"), ("regions", "<u4"), ("rows", "<u4")])
 
 
-def read_snapshot(data, pooled):
+def _read_snapshot(data, pooled):
     """Give a snapshot's (head, homes, rows, cells as bytes), all of it checked. ValueError says what is wrong."""
-    size, end = SNAPSHOT_HEAD.itemsize, len(data) - 4
+    size, end = _SNAPSHOT_HEAD.itemsize, len(data) - 4
     if end < size or zlib.crc32(data[:end]) != int.from_bytes(data[end:], "little"):
         raise ValueError("the snapshot is damaged: its checksum does not match")
-    head = np.frombuffer(data[:size], SNAPSHOT_HEAD)[0]
-    if head["magic"] != SNAPSHOT_MAGIC or head["version"] != SNAPSHOT_VERSION or head["pooled"] != pooled:
-        raise ValueError(f"the snapshot is of another kind: {head}, expected version {SNAPSHOT_VERSION} and estimator {ESTIMATORS[pooled]}")
+    head = np.frombuffer(data[:size], _SNAPSHOT_HEAD)[0]
+    if head["magic"] != _SNAPSHOT_MAGIC or head["version"] != _SNAPSHOT_VERSION or head["pooled"] != pooled:
+        raise ValueError(f"a snapshot of another kind: {head}, expected version {_SNAPSHOT_VERSION} and estimator {ESTIMATORS[pooled]}")
     groups, regions, rows = int(head["groups"]), int(head["regions"]), int(head["rows"])
-    ends = [size, size + 2 * groups, size + 2 * groups + 4 * rows, size + 2 * groups + 4 * rows + CELL.itemsize * rows * regions]
+    ends = [size, size + 2 * groups, size + 2 * groups + 4 * rows, size + 2 * groups + 4 * rows + _CELL.itemsize * rows * regions]
     if ends[3] != end:
         raise ValueError(f"the snapshot has {end} bytes, expected {ends[3]} for {groups} groups x {regions} regions")
     homes, row_ids = np.frombuffer(data[size:ends[1]], "<u2"), np.frombuffer(data[ends[1]:ends[2]], "<u4")
-    cells = np.frombuffer(data[ends[2]:ends[3]], CELL)
+    cells = np.frombuffer(data[ends[2]:ends[3]], _CELL)
     measured = cells[cells["t"] != NO_INDEX]
-    if (row_ids >= groups).any() or not all(np.isfinite(measured[f]).all() and (measured[f] >= 0).all() for f in ("x", "P", "R", "sp", "sm")):
-        raise ValueError("the snapshot holds values that no table has: a group out of range, or a number that is negative or not finite")
+    numbers = np.array([measured[field] for field in ("x", "P", "R", "sp", "sm")])
+    if (row_ids >= groups).any() or not np.isfinite(numbers).all() or (numbers < 0).any():
+        raise ValueError("the snapshot holds values that no table has: a group out of range, a number below 0 or not finite")
     return head, homes, row_ids, bytearray(data[ends[2]:ends[3]])
 
 
-def index_map(name, given, old, new, dtype):
+def _index_map(name, given, old, new, dtype):
     """Give where each of `old` indices goes among `new` ones; the identity when `given` is None."""
     if given is None:
         if old != new:

@@ -13,7 +13,6 @@ cdef extern from *:
     """
     /* prior_ewma. Source: docs/design.md "Estimate"; Kalman 1960 (gain), Huber 1964 (clip), Page 1954 (CUSUM). */
     #define LB_CLIP 3.0f           /* innovation clip, standard deviations */
-    #define LB_STEP_CLIP 6.0f      /* the same right after a path change */
     #define LB_CUSUM_SLACK 0.75f
     #define LB_CUSUM_LIMIT 5.0f
     #define LB_GAIN_MIN 0.02f
@@ -28,7 +27,6 @@ cdef extern from *:
     #define LB_SWITCH_AT_ONCE 3.0f
     """
     const float CLIP "LB_CLIP"
-    const float STEP_CLIP "LB_STEP_CLIP"
     const float CUSUM_SLACK "LB_CUSUM_SLACK"
     const float CUSUM_LIMIT "LB_CUSUM_LIMIT"
     const float GAIN_MIN "LB_GAIN_MIN"
@@ -324,9 +322,8 @@ cdef inline void learn(Cell *c, float y, uint32_t stamp) noexcept nogil:
     if c.sm < 0:
         c.sm = 0
     if c.sp > CUSUM_LIMIT or c.sm > CUSUM_LIMIT:
-        c.P = c.P0
+        c.P = c.P0 if c.P0 > e * e else e * e
         v = c.P + c.R
-        e = clamp(e, STEP_CLIP * sqrtf(v))
         c.sp = c.sm = 0
     else:
         e = u * limit
@@ -550,7 +547,7 @@ cdef inline bint draws(Table *t, uint32_t group, uint32_t region, uint32_t home_
 cdef void sweep_ages(Table *t, double now, uint32_t stamp) noexcept nogil:
     """Age 1/60 of the groups for each second that passed, those that hold samples."""
     cdef double passed = now - t.head.last_tick if t.head.ticked else 0.0
-    cdef uint64_t n, i
+    cdef uint64_t n, _i
     cdef uint32_t group
     t.head.ticked = 1
     t.head.last_tick = now
@@ -560,7 +557,7 @@ cdef void sweep_ages(Table *t, double now, uint32_t stamp) noexcept nogil:
     if n > t.groups:
         n = t.groups
     t.head.credit -= n
-    for i in range(n):
+    for _i in range(n):
         group = <uint32_t>t.head.age_cursor
         t.head.age_cursor = group + 1 if group + 1 < t.groups else 0
         if load8(&t.sampled[group]) and not t.pooled:
@@ -735,15 +732,12 @@ cdef void consider(Table *t, uint32_t group, uint32_t home, uint32_t other, doub
     cdef size_t row = <size_t>group * t.stride
     cdef uint32_t home_key = load32(&t.keys[row + home]), other_key = load32(&t.keys[row + other]), since
     cdef uint64_t *cand = t.scratch + 2 * t.words
-    cdef float score = magnitude_of(home_key & ~<uint32_t>EXCLUDED), gap, limit, sigma
+    cdef float score = magnitude_of(home_key & ~<uint32_t>EXCLUDED), gap, limit
     if home_key & EXCLUDED and not other_key & EXCLUDED:
         move(t, group, best_allowed(t, group, cand, other, now), other, True)
         return
     gap = score - magnitude_of(other_key & ~<uint32_t>EXCLUDED) if other_key < home_key else 0
-    limit = threshold(score)
-    if not t.forced[group] and not t.pooled:
-        sigma = sqrtf(variance(t, row + home) + variance(t, row + other))
-        limit = sigma if sigma > limit else limit
+    limit = margin(t, group, row, home, other, score)
     if not gap > limit:
         store32(&t.since[group], 0)
         return
@@ -751,10 +745,40 @@ cdef void consider(Table *t, uint32_t group, uint32_t home, uint32_t other, doub
     if not since:
         since = stamp
         store32(&t.since[group], since)
-    if (gap > SWITCH_AT_ONCE * limit or <int32_t>(stamp - since) >= DWELL) and allowed(t, group, other, now):
+    store8(&t.dirty[group], 1)
+    if not (gap > SWITCH_AT_ONCE * limit or <int32_t>(stamp - since) >= DWELL):
+        return
+    if allowed(t, group, other, now):
+        store8(&t.dirty[group], 0)
         move(t, group, other, other, False)
     else:
-        store8(&t.dirty[group], 1)
+        detour(t, group, home, score, now)
+
+
+cdef float margin(const Table *t, uint32_t group, size_t row, uint32_t home, uint32_t other, float score) noexcept nogil:
+    """By how much `other` must be better than the home, milliseconds."""
+    cdef float limit = threshold(score), sigma
+    if load8(&t.forced[group]) or t.pooled:
+        return limit
+    sigma = sqrtf(variance(t, row + home) + variance(t, row + other))
+    return sigma if sigma > limit else limit
+
+
+cdef void detour(Table *t, uint32_t group, uint32_t home, float score, double now) noexcept nogil:
+    """The best is still ramping and not for this group yet: meanwhile the best of the others, if that too is worth a move."""
+    cdef size_t row = <size_t>group * t.stride
+    cdef uint64_t *mask = t.scratch + 3 * t.words
+    cdef uint32_t region, there
+    memcpy(mask, t.scratch + 2 * t.words, t.words * 8)
+    for region in range(<uint32_t>t.head.regions):
+        if not allowed(t, group, region, now):
+            mask[region >> 6] &= ~(<uint64_t>1 << (region & 63))
+    there = scan(t.keys + row, mask, t.stride)
+    if there == NO_INDEX or load32(&t.keys[row + there]) >= load32(&t.keys[row + home]):
+        return
+    if score - magnitude_of(load32(&t.keys[row + there]) & ~<uint32_t>EXCLUDED) > margin(t, group, row, home, there, score):
+        store16(&t.home[group], <uint16_t>there)
+        store32(&t.since[group], 0)
 
 
 cdef inline float variance(const Table *t, size_t cell) noexcept nogil:

@@ -218,10 +218,8 @@ class ModelTable:
         u = min(max(e / sd, F(-3)), F(3))
         sp, sm = max(F(0), sp + u - F(0.75)), max(F(0), sm - u - F(0.75))
         if sp > 5 or sm > 5:
-            P, sp, sm = self.P0[g, r], F(0), F(0)
+            P, sp, sm = max(self.P0[g, r], e * e), F(0), F(0)
             v = P + R
-            limit = F(6) * np.sqrt(v)
-            e = min(max(e, -limit), limit)
         else:
             e = u * sd
         k = max(P / v, F(0.02))
@@ -346,13 +344,29 @@ class ModelTable:
             thr = np.where(self.forced, thr, np.maximum(thr, sigma))
         better = ~back & ~vacant & ~away & (first != self.homes) & (gap > thr)
         self.pending = np.where(better, np.where(self.pending == 0, stamp(now), self.pending), 0)
-        switch = better & ((gap > F(3) * thr) | (signed(stamp(now) - self.pending) >= 640)) & allowed[rows, first]
+        ripe = better & ((gap > F(3) * thr) | (signed(stamp(now) - self.pending) >= 640))
+        switch = ripe & allowed[rows, first]
+        self._detour(ripe & ~switch, keys, cand & allowed)
 
         self.pending[switch] = 0
         lost = np.where(entry == self.former, -1, np.where(self.former >= 0, self.former, self.homes))
         self.former = np.select([vacant, away, switch], [-1, lost, -1], self.former)
         self.homes = np.select([vacant, away, switch], [entry, entry, first], self.homes)
         self.forced = np.select([vacant, away, switch], [False, True, False], self.forced)
+
+    def _detour(self, ripe: Any, keys: Any, others: Any) -> None:
+        """Send those whose best region is still ramping, and not for them yet, to the best of the others that is worth a move."""
+        rows, score = np.arange(self.groups), self._score()
+        others = others.copy()
+        others[rows[self.homes >= 0], self.homes[self.homes >= 0]] = False
+        there = best(keys, others)
+        mine = score[rows, self.homes]
+        thr = np.maximum(F(3), F(0.05) * mine)
+        if not self.ewma:
+            thr = np.where(self.forced, thr, np.maximum(thr, np.sqrt(self.P[rows, self.homes] + self.P[rows, there])))
+        go = ripe & (there >= 0) & (keys[rows, there] < keys[rows, self.homes]) & (mine - score[rows, there] > thr)
+        self.homes = np.where(go, there, self.homes)
+        self.pending = np.where(go, 0, self.pending)
 
     def _back(self, first: Any, cand: Any, allowed: Any) -> Any:
         """Send those whose lost home may have them again back, where it is about as good as the best; give their mask."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import re
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
 CONFIG = """
 [[service.regions]]
 name = "westeurope"
@@ -53,8 +54,9 @@ def test_the_proxy_forwards_to_the_gateway_that_lives(tmp_path: Path) -> None:
         closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         config = tmp_path / "lbcore.toml"
         config.write_text(CONFIG.format(alive=alive, dead=closed.getsockname()[1]))
-        command = [sys.executable, str(EXAMPLES / "forwarding_proxy.py"), str(config), "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as proxy:
+        command = [sys.executable, str(ROOT / "examples" / "forwarding_proxy.py"), str(config), "0"]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as proxy:
             assert proxy.stdout is not None
             try:
                 line = proxy.stdout.readline()

@@ -75,6 +75,17 @@ def test_a_path_that_changed_for_good_is_believed_after_a_few_samples() -> None:
     assert estimate(table) == pytest.approx(90.0, abs=4.0)
 
 
+def test_a_near_path_that_was_slow_for_a_while_is_believed_again_soon() -> None:
+    table = LatencyTable(1, 1)
+    table.seed(0, 0, 11.0, 11.0 * 0.35)
+    for second in range(60):
+        table.observe(0, 0, 11.0 if second < 20 or second >= 38 else 211.0, float(second))
+        if second == 24:
+            assert estimate(table) > 180
+        if second == 43:
+            assert estimate(table) < 35
+
+
 def test_samples_of_one_instant_all_count() -> None:
     one, three = LatencyTable(1, 1), LatencyTable(1, 1)
     one.observe(0, 0, 40.0, 5.0)
