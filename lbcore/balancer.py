@@ -346,7 +346,7 @@ class Balancer:
             if self._judges():
                 self._judge_counts(now)
                 self.guard.sweep(now)
-                if self.guard.changed or self._inherited or any(self._excluded.values()):
+                if self.guard.changed or self._inherited or not self._judging or any(self._excluded.values()):
                     self._apply_verdicts(now)
             else:  # what others judged is no fresh evidence when this process takes over
                 self._judging, self._counted = False, self.table.counts()

@@ -376,6 +376,18 @@ def test_a_new_owner_keeps_what_the_last_one_decided_until_it_knows_better(clock
     assert second.status("eastus") == "up"
 
 
+def test_what_the_last_owner_decided_ends_when_the_new_one_hears_nothing(clock: Clock) -> None:
+    groups = map_of(4)
+    block = shared(groups)
+    first = balancer(clock, "eastus", "westeurope", locate=groups, buffer=block)
+    fail_probes(first, "eastus")
+    again = balancer(clock, "eastus", "westeurope", locate=groups, buffer=block)  # restarted under the same pid, as containers are
+    advance(again, 50, 1)
+    assert again.status("eastus") == "down"
+    advance(again, 15, 1)
+    assert again.status("eastus") == "up"
+
+
 def test_the_path_of_one_group_in_a_shared_table_excludes_no_other_group(clock: Clock) -> None:
     groups = map_of(40)
     lb = balancer(clock, "eastus", "westeurope", "uksouth", locate=groups, buffer=shared(groups))
