@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rounds import Work, alternate
-from rows import NOW, each, random_groups, settled
+from rows import NOW, each, random_groups, round_trips, settled
 
 import lbcore
 
@@ -35,9 +35,11 @@ class Cost:
 
 def cost(groups: int, regions: int, rounds: int) -> Cost:
     """Measure one size. `rescan` is a pick whose group has lost its home and awaits the tick."""
+    ms = round_trips(groups, regions)
     start = time.thread_time()
-    table = settled(groups, regions, regions)
+    table = settled(groups, regions, regions, ms)
     build = time.thread_time() - start
+    del ms
     rows = random_groups(groups, CALLS).tolist()
     timings = alternate({"pick": each(table.pick, rows), "observe": _observing(table, rows), "tick": _ticking(table)}, rounds)
     for region in range(0, regions - 1, 2):
@@ -81,8 +83,8 @@ def _ticking(table: lbcore.LatencyTable) -> Work:
 def sizes(quick: bool = False) -> Iterator[tuple[int, int]]:
     """Give the sizes of both tables, leaving out what is over 4 GB and, in a hurry, what takes long."""
     both = [(groups, AT_REGIONS) for groups in GROUPS] + [(AT_GROUPS, regions) for regions in REGIONS]
-    for groups, regions in both:
-        priors = 12 * groups * regions  # two float32 arrays, and the noise they are made from
+    for groups, regions in dict.fromkeys(both):
+        priors = 8 * groups * regions  # two float32 arrays
         if lbcore.LatencyTable.nbytes_for(groups, regions) + priors <= MOST_BYTES and not (quick and groups * regions > 2_000_000):
             yield groups, regions
 

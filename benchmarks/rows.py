@@ -206,13 +206,16 @@ def with_floors(works: Mapping[str, Work], *names: str, arguments: Iterable[obje
 
 def round_trips(groups: int, regions: int) -> NDArray[np.float32]:
     """Give the milliseconds that `settled` believes: float32[groups, regions]."""
-    return np.random.default_rng(1).uniform(5.0, 200.0, (groups, regions)).astype(np.float32)
+    ms = np.random.default_rng(1).random((groups, regions), np.float32)
+    ms *= 195
+    ms += 5
+    return ms
 
 
-def settled(groups: int, regions: int, capacity: int | None = None) -> lbcore.LatencyTable:
-    """Give a table whose groups have random priors and are at home."""
+def settled(groups: int, regions: int, capacity: int | None = None, ms: NDArray[np.float32] | None = None) -> lbcore.LatencyTable:
+    """Give a table whose groups have random priors (or `ms`) and are at home."""
     table = lbcore.LatencyTable(groups, regions, region_capacity=capacity)
-    ms = round_trips(groups, regions)
+    ms = round_trips(groups, regions) if ms is None else ms
     table.seed_many(ms, ms * np.float32(0.35))
     table.tick(NOW)
     return table
