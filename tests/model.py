@@ -22,7 +22,7 @@ import numpy as np
 F = np.float32
 NONE = np.uint64(1 << 40)  # above every key
 SIGN = np.uint64(1 << 31)
-CELL = ("x", "P", "R", "mu0", "P0", "sp", "sm", "base", "w", "mean")
+CELL = ("x", "P", "R", "mu0", "P0", "sp", "sm", "base", "w", "mean", "n")
 
 
 def stamp(now: float) -> int:
@@ -69,8 +69,7 @@ class ModelTable:
         self.ewma, self.tau = estimator == "ewma", tau
         for name in CELL:
             setattr(self, name, np.zeros((groups, capacity), F))
-        self.t, self.n = np.zeros((groups, capacity), np.int64), np.zeros((groups, capacity), F)
-        self.sign = np.zeros((groups, capacity), bool)
+        self.t, self.sign = np.zeros((groups, capacity), np.int64), np.zeros((groups, capacity), bool)
         self.homes, self.former = np.full((2, groups), -1)
         self.forced, self.pending = np.zeros(groups, bool), np.zeros(groups, np.int64)
         self.configured, self.enabled, self.synced, self.draining, self.ever, self.gained = np.zeros((6, capacity), bool)
@@ -88,8 +87,7 @@ class ModelTable:
     def _fresh(self, r: int) -> None:
         for name in CELL:
             getattr(self, name)[:, r] = 0
-        self.t[:, r] = self.n[:, r] = 0
-        self.sign[:, r] = False
+        self.t[:, r] = self.sign[:, r] = 0
         self.tiers[r] = self.answered[r] = self.penalty[r] = 0
         self.limit[r], self.ramp[r], self.draining[r], self.ever[r] = 65536, np.nan, False, False
         self.configured[r] = self.enabled[r] = self.synced[r] = self.gained[r] = True
@@ -110,9 +108,6 @@ class ModelTable:
         self.configured[r] = False
         self.homes[self.homes == r] = self.former[self.former == r] = -1
         self.generations[r] += 1
-
-    def generation(self, r: int) -> int:
-        return int(self.generations[r])
 
     def _check(self, g: int, r: int) -> None:
         if not (0 <= g < self.groups and 0 <= r < self.regions and self.configured[r]):
@@ -155,9 +150,6 @@ class ModelTable:
             self.answered[r] = now
         self._set(self.tiers, r, tier)
 
-    def tier(self, r: int) -> int:
-        return int(self.tiers[r])
-
     def set_penalty(self, r: int, ms: float) -> None:
         self._check(0, r)
         self.penalty[r] = check_number(ms)
@@ -171,9 +163,6 @@ class ModelTable:
     def exclude(self, g: int, r: int, on: bool) -> None:
         self._check(g, r)
         self.sign[g, r] = on
-
-    def excluded(self, g: int, r: int) -> bool:
-        return bool(self.sign[g, r])
 
     # -- cells --------------------------------------------------------------------------------------------------
 
@@ -277,9 +266,6 @@ class ModelTable:
         mask = [r // 64 < len(words) and bool(int(words[r // 64]) >> r % 64 & 1) for r in range(self.region_capacity)]
         return int(self.picks(np.array(mask))[g])
 
-    def home(self, g: int) -> int:
-        return int(self.homes[g])
-
     def rank(self, g: int) -> list[int]:
         pick, keys, eligible = self.pick(g), self._keys()[g], self._eligible()
 
@@ -382,8 +368,9 @@ class ModelTable:
     # -- memory -------------------------------------------------------------------------------------------------
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        measured = [(int(g), int(r)) for g, r in zip(*np.nonzero((self.t != 0) & self.configured), strict=True)]
-        cells = {(g, r): ((stamp(now) - int(self.t[g, r])), [getattr(self, name)[g, r] for name in CELL]) for g, r in measured}
+        measured = [(int(g), int(r)) for g, r in zip(*np.nonzero(self.t[:, : self.regions]), strict=True)]
+        ages = np.maximum(signed(stamp(now) - self.t), 0)
+        cells = {(g, r): (int(ages[g, r]), [getattr(self, name)[g, r] for name in CELL]) for g, r in measured}
         return {"shape": (self.groups, self.regions), "cells": cells, "homes": self.homes.copy()}
 
     def restore(self, data: dict[str, Any], now: float, age: float, groups: Any = None, regions: Any = None) -> None:
@@ -402,5 +389,5 @@ class ModelTable:
         for name, value in zip(CELL, values, strict=True):
             getattr(self, name)[g, r] = value
         self.mu0[g, r], self.P0[g, r] = prior
-        self.P[g, r], self.t[g, r] = min(self.P[g, r], prior[1]), t
+        self.P[g, r], self.t[g, r] = prior[1] if self.ewma else min(self.P[g, r], prior[1]), t
         self._age((np.array([g]), np.array([r])), now)

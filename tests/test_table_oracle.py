@@ -43,13 +43,15 @@ class Twins:
 
     def __init__(self, groups: int, regions: int, now: float, **options: Any) -> None:
         self.table, self.model = LatencyTable(groups, regions, **options), ModelTable(groups, regions, **options)
-        self.now, self.compared = now, 0
+        self.now, self.compared, self.options = now, 0, options
         self.all = np.arange(groups, dtype=np.uint32)
         self.out = np.empty(groups, np.uint16)
 
     def apply(self, op: Op) -> None:
         """Do one operation on both: (name, *arguments), NOW standing for the clock; ("wait", s) moves the clock and ticks."""
         name, *args = op
+        if name == "restart":
+            return self.restart(*args)
         if name == "wait":
             self.now += args[0]
             name, args = "tick", [NOW]
@@ -58,6 +60,15 @@ class Twins:
         assert mine == theirs, op
         if name == "tick":
             self.compare()
+
+    def restart(self, age: float) -> None:
+        """Go on with new ones that know only what the old ones saved `age` seconds ago."""
+        old, shape = (self.table, self.model), (self.model.groups, self.model.regions)
+        options = self.options | {"region_capacity": self.model.region_capacity}
+        self.table, self.model = LatencyTable(*shape, **options), ModelTable(*shape, **options)
+        for before, after in zip(old, (self.table, self.model), strict=True):
+            after.restore(before.snapshot(self.now), self.now, age)
+        self.compare()
 
     def compare(self) -> None:
         """Compare everything that a caller can read, for every group."""
@@ -80,6 +91,9 @@ class Twins:
         assert np.array_equal(np.where(self.out == 65535, -1, self.out.astype(int)), expected)
         probe = int(self.now * 7) % self.model.groups
         assert self.table.pick(probe) == expected[probe]
+        count = -(-self.model.region_capacity // 64)
+        words = np.array([0x9E3779B97F4A7C15 * (probe + 1) >> n & 2**64 - 1 for n in range(count)], np.uint64)
+        assert self.table.pick_in(probe, words) == self.model.pick_in(probe, words.tolist())
 
 
 NOW = object()
@@ -113,6 +127,7 @@ def operations(groups: int, regions: int) -> st.SearchStrategy[Op]:
         st.tuples(st.just("set_share"), region, st.floats(0, 1) | st.sampled_from([1.0, -0.1, 1.5, float("nan")])),
         st.just(("add_region",)),
         st.tuples(st.just("remove_region"), region),
+        st.tuples(st.just("restart"), st.sampled_from([0.0, 2.5, 1800.0])),
     ]
     return st.one_of(kinds)
 
@@ -166,7 +181,7 @@ class Swarm:
     def __init__(self, rng: random.Random, twins: Twins) -> None:
         self.rng, self.twins = rng, twins
         samples, bits = [self.observe, self.better, self.worse, self.seed], [self.tier, self.flag, self.repair]
-        self.kinds: list[Callable[[], Op]] = [*samples, *bits, self.exclude, self.penalty, self.share, self.grow]
+        self.kinds: list[Callable[[], Op]] = [*samples, *bits, self.exclude, self.penalty, self.share, self.grow, self.restart]
         self.weights = [rng.choice([0, 0, 1, 4, 20]) for _ in self.kinds]
         self.weights[0] += 1
         self.weights[6] += max(self.weights[4:6])  # what breaks regions is balanced by what repairs them
@@ -231,6 +246,9 @@ class Swarm:
 
     def grow(self) -> Op:
         return self.rng.choice([("add_region",), ("remove_region", self.region(self.group()))])
+
+    def restart(self) -> Op:
+        return ("restart", self.rng.choice([0.0, 2.5, 1800.0]))
 
     def round(self) -> None:
         for _ in range(self.rng.randrange(self.batch + 1)):
