@@ -180,16 +180,19 @@ class Swarm:
 
     def __init__(self, rng: random.Random, twins: Twins) -> None:
         self.rng, self.twins = rng, twins
-        samples, bits = [self.observe, self.better, self.worse, self.seed], [self.tier, self.flag, self.repair]
+        samples, bits = [self.nudge, self.observe, self.better, self.worse, self.seed], [self.tier, self.flag, self.repair]
         self.kinds: list[Callable[[], Op]] = [*samples, *bits, self.exclude, self.penalty, self.share, self.grow, self.restart]
         self.weights = [rng.choice([0, 0, 1, 4, 20]) for _ in self.kinds]
         self.weights[0] += 1
-        self.weights[6] += max(self.weights[4:6])  # what breaks regions is balanced by what repairs them
+        self.weights[7] += max(self.weights[5:7])  # what breaks regions is balanced by what repairs them
         self.level = [rng.uniform(5, 60) for _ in range(twins.model.region_capacity)]
         self.rare, self.batch = rng.choice([0, 0, 0.02]), rng.choice([1, 4, 40])
+        self.waits = rng.choice([WAITS, WAITS[:4]])
+        self.hot = [rng.randrange(twins.model.groups) for _ in range(rng.choice([1, 3, 30]))]
 
     def group(self) -> int:
-        return self.rng.randrange(self.twins.model.groups)
+        """Give a group, mostly one of a few: what takes several steps in one group happens there."""
+        return self.rng.choice(self.hot) if self.rng.random() < 0.9 else self.rng.randrange(self.twins.model.groups)
 
     def region(self, g: int) -> int:
         """Give any region, or rather one that matters to the group: its home or its pick."""
@@ -200,6 +203,12 @@ class Swarm:
         g = self.group()
         r = self.rng.randrange(self.twins.model.regions)
         return ("observe", g, r, self.level[r] * self.rng.lognormvariate(0, 0.1), NOW)
+
+    def nudge(self) -> Op:
+        """A sample about as long as the home's estimate: what comes near the threshold, from both sides, without a mark."""
+        g, m = self.group(), self.twins.model
+        r = self.region(g)
+        return ("observe", g, r, max(0.0, float(m.x[g, max(m.homes[g], 0)]) + self.rng.uniform(-9, 9)), NOW)
 
     def better(self) -> Op:
         g = self.group()
@@ -253,7 +262,7 @@ class Swarm:
     def round(self) -> None:
         for _ in range(self.rng.randrange(self.batch + 1)):
             self.twins.apply(self.rng.choices(self.kinds, self.weights)[0]())
-        self.twins.apply(("wait", self.rng.choice(RARE_WAITS if self.rng.random() < self.rare else WAITS)))
+        self.twins.apply(("wait", self.rng.choice(RARE_WAITS if self.rng.random() < self.rare else self.waits)))
 
 
 def drive(regions: int, comparisons: int, seed: int) -> None:
