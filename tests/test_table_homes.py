@@ -27,6 +27,48 @@ def test_a_home_is_left_for_three_milliseconds_and_five_percent_or_more(home: fl
     assert table.home(0) == int(moves)
 
 
+def look_again(table: LatencyTable) -> None:
+    """Have group 0 evaluated once more, at rest: what the table notes about the others is exact from then on."""
+    table.seed(0, 1, float(table.estimates(0)[1]), 0.5)
+    table.tick(0.05)
+
+
+def test_steps_too_small_to_notice_add_up() -> None:
+    """First another becomes a little better than home, then home a little worse than the third: no step alone is news."""
+    table = settled(30, 40, estimator="ewma", tau=1e-3)
+    look_again(table)
+    table.observe(0, 1, 28.5, 0.1)
+    table.tick(0.2)
+    assert table.home(0) == 0
+    table.observe(0, 0, 42.0, 0.3)
+    table.tick(0.4)
+    assert table.home(0) == 1
+
+
+def test_a_region_that_was_no_better_when_it_came_is_better_once_home_is_worse() -> None:
+    table = table_of([30, 40, 28.5], estimator="ewma", tau=1e-3)
+    table.set_enabled(2, False)
+    table.tick(0.0)
+    look_again(table)
+    table.set_enabled(2, True)
+    table.tick(0.1)
+    assert table.home(0) == 0
+    table.observe(0, 0, 42.0, 0.3)
+    table.tick(0.4)
+    assert table.home(0) == 2
+
+
+def test_a_home_whose_old_samples_are_forgotten_gives_way() -> None:
+    """Believed 20 ms long ago, the idle estimate drifts to its prior of 80, past the other region and its sigma."""
+    table = table_of([80, 30], sd=28.0)
+    for now in range(60):
+        table.observe(0, 0, 20.0, float(now))
+    for now in range(60, 43260, 60):
+        table.tick(float(now))
+        assert now > 60 or table.home(0) == 0
+    assert table.home(0) == 1
+
+
 def test_a_home_is_left_after_ten_seconds_and_not_before() -> None:
     table = settled(20, 40)
     table.seed(0, 1, 15.0, 0.5)

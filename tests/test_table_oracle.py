@@ -187,7 +187,7 @@ class Swarm:
         self.weights[7] += max(self.weights[5:7])  # what breaks regions is balanced by what repairs them
         self.level = [rng.uniform(5, 60) for _ in range(twins.model.region_capacity)]
         self.rare, self.batch = rng.choice([0, 0, 0.02]), rng.choice([1, 4, 40])
-        self.waits = rng.choice([WAITS, WAITS[:4]])
+        self.waits = rng.choice([WAITS, (0.1,), (0.1, 1.0, 5.0, 10.1)])
         self.hot = [rng.randrange(twins.model.groups) for _ in range(rng.choice([1, 3, 30]))]
 
     def group(self) -> int:
@@ -208,7 +208,8 @@ class Swarm:
         """A sample about as long as the home's estimate: what comes near the threshold, from both sides, without a mark."""
         g, m = self.group(), self.twins.model
         r = self.region(g)
-        return ("observe", g, r, max(0.0, float(m.x[g, max(m.homes[g], 0)]) + self.rng.uniform(-9, 9)), NOW)
+        off = self.rng.choice([self.rng.uniform(-9, 9), self.rng.uniform(-3, 3), self.rng.uniform(3, 20)])
+        return ("observe", g, r, max(0.0, float(m.x[g, max(m.homes[g], 0)]) + off), NOW)
 
     def better(self) -> Op:
         g = self.group()
@@ -271,8 +272,8 @@ def drive(regions: int, comparisons: int, seed: int) -> None:
     while done < comparisons:
         rng = random.Random(f"{SEED}/{seed}/{regions}/{done}")
         options: dict[str, Any] = {"region_capacity": regions + rng.randrange(4)}
-        if rng.random() < 0.2:
-            options |= {"estimator": "ewma", "tau": rng.choice([1.0, 60.0])}
+        if rng.random() < 0.4:
+            options |= {"estimator": "ewma", "tau": rng.choice([1e-3, 1.0, 60.0])}
         twins = Twins(rng.choice([7, 24, 64]), regions, rng.choice([0.0, 1e5, 67108800.0]), **options)
         swarm = Swarm(rng, twins)
         for _ in range(40):
