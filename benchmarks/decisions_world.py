@@ -36,6 +36,7 @@ from lbcore.sim import Request, VirtualClock, World, season
 REGIONS = ("westeurope", "eastus", "southeastasia", "brazilsouth", "australiaeast", "uaenorth")
 GROUPS, DURATION, RATE, BEACON = 40, 3600.0, 1.0, 10.0
 TIMEOUT, PROBE = 1.0, 5.0
+RECOVERY = 300.0  # seconds after an outage
 DEV, HELD_OUT = range(1, 11), 100
 BOUND = "(the truth, 10 s late)"
 HOW = ("refused", "timeout", "timeout, waiting told")
@@ -169,9 +170,9 @@ class Late(Peer):
 class Score:
     """One policy in one world.
 
-    regret: milliseconds a request, over all; calm: over those sent while nothing was broken; p99: percentile of all
+    regret: milliseconds a request, over all; calm: while nothing was broken for five minutes; p99: percentile of all
     lost: share of requests that failed; rerouted: how often a group's next request went elsewhere, per hour
-    moves: how often its home moved, per hour; calm_moves: the same, a minute or more away from any outage
+    moves: how often its home moved, per hour; calm_moves: the same, while calm
     parts: what each kind of outage contributes to `regret`, ms, and the first 20 s ("start")
     """
 
@@ -256,7 +257,7 @@ class Game:
         hours = self.world.duration / 3600 * self.world.groups
         parts = {str(kind): float(regrets[kinds == kind].sum() / len(regrets)) for kind in np.unique(kinds)}
         moves = getattr(self.chooser, "moves", [])
-        calm_moves = sum(not any(outage.start <= at < outage.end + 60 for outage in self.world.outages) for at in moves)
+        calm_moves = sum(not any(outage.start <= at < outage.end + RECOVERY for outage in self.world.outages) for at in moves)
         calm = regrets[(kinds == "calm") | (kinds == "start")]
         return Score(
             self.name, seed, float(regrets.mean()), float(calm.mean()), float(np.quantile(regrets, 0.99)),
@@ -265,9 +266,11 @@ class Game:
 
 
 def kind_of(world: World, now: float) -> str:
-    """Name the outage under way, or say that there is none."""
-    found = next((outage.kind for outage in world.outages if outage.start <= now < outage.end), None)
-    return found or ("start" if now < 20 else "calm")
+    """Name the outage under way, or "recovery" for five minutes after one: detectors hold back regions that flapped."""
+    for outage in world.outages:
+        if outage.start <= now < outage.end + RECOVERY:
+            return outage.kind if now < outage.end else "recovery"
+    return "start" if now < 20 else "calm"
 
 
 def choosers(native: bool) -> Iterator[tuple[str, Callable[[World, int], Chooser]]]:
