@@ -19,8 +19,8 @@ cdef class LatencyTable:
     cdef uint32_t region_index(self, Py_ssize_t region) except? 0xFFFFFFFF
     cdef object column(self, Py_ssize_t group, bint deviations)
     cdef bint own(self, double now)
+    cdef dict belonging(self)
     cdef object cell_array(self)
-    cdef void adopt_home(self, uint32_t group, uint16_t region) noexcept
 
 
 cdef class Picker:

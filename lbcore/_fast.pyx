@@ -7,7 +7,7 @@ No clock, no names, no I/O; `now` is always an argument. Nothing of lbcore but t
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.math cimport isfinite, sqrtf
+from libc.math cimport fabs, isfinite, sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
@@ -25,6 +25,9 @@ cdef enum:
 
 cdef double MS_LIMIT = 1e9      # beyond any round trip, and its square is far from float32's end
 cdef uint64_t MAGIC = 0x0001_4552_4F43_424C    # "LBCORE" and the layout's version
+
+cdef packed struct Belonging:   # of a group, in a snapshot
+    uint16_t home, former, forced
 
 ESTIMATORS = ("prior_ewma", "ewma")
 
@@ -241,10 +244,7 @@ cdef class LatencyTable:
     def exclude(self, Py_ssize_t group, Py_ssize_t region, bint on):
         """Put the region last for one group: the path is broken, not the region. Takes effect at the next tick."""
         cdef uint32_t g = self.group_index(group), r = self.region_index(region)
-        cdef uint32_t *key = &self.t.keys[<size_t>g * self.t.stride + r]
-        if bool(load32(key) & EXCLUDED) != on:
-            store32(key, load32(key) | EXCLUDED if on else load32(key) & ~<uint32_t>EXCLUDED)
-            store8(&self.t.dirty[g], 1)
+        table_exclude(&self.t, g, r, on)
 
     def add_region(self, bint enabled=True):
         """Open the lowest free slot with flat priors, synced and up, and give its index. OverflowError when full."""
@@ -377,6 +377,22 @@ cdef class LatencyTable:
         """Give the region's tier, 0 (up) to 3 (probed down)."""
         return load8(&self.t.tier[self.region_index(region)])
 
+    def enabled(self, Py_ssize_t region):
+        """Tell whether the operator wants the region."""
+        return in_mask(self.t.enabled, self.region_index(region))
+
+    def synced(self, Py_ssize_t region):
+        """Tell whether the region has a configuration it may serve."""
+        return in_mask(self.t.synced, self.region_index(region))
+
+    def draining(self, Py_ssize_t region):
+        """Tell whether the region is being emptied."""
+        return in_mask(self.t.draining, self.region_index(region))
+
+    def share(self, Py_ssize_t region):
+        """Give the share of the groups that may use the region, 0 to 1."""
+        return load32(&self.t.share[self.region_index(region)]) / <double>FULL_SHARE
+
     def answered(self, Py_ssize_t region):
         """Give when the region was last probed down (`now` of that set_tier), 0 = never."""
         return loadd(&self.t.answered[self.region_index(region)])
@@ -415,20 +431,21 @@ cdef class LatencyTable:
         Does nothing and gives 0 in a process that does not own a shared table, and while another thread ticks.
         """
         cdef uint64_t limit = ~<uint64_t>0 if budget is None else in_range("budget", budget, 1, 2**63), left
-        if not self.own(seconds(now)) or not swap_if(&self.t.ticking, 0, 1):
-            return 0
+        cdef int64_t me = os.getpid(), ticking = self.t.ticking
+        if not self.own(seconds(now)) or ticking == me or not swap_if(&self.t.ticking, ticking, me):
+            return 0  # another pid's mark is of a thread that a fork left behind
         with nogil:
             left = table_tick(&self.t, now, limit)
-            swap_if(&self.t.ticking, 1, 0)
+            swap_if(&self.t.ticking, me, 0)
         return left
 
     cdef bint own(self, double now):
-        """Keep, or take over, the right to tick a shared block: the owner's heartbeat may be 3 s old at most."""
+        """Keep, or take over, the right to tick a shared block: the owner's heartbeat is at most 3 s away."""
         cdef Header *head = self.t.head
         cdef int64_t owner = head.owner, me
         if self.view.buf != NULL:
             me = os.getpid()
-            if owner != me and (now - loadd(&head.heartbeat) < OWNER_TIMEOUT or not swap_if(&head.owner, owner, me)):
+            if owner != me and (fabs(now - loadd(&head.heartbeat)) < OWNER_TIMEOUT or not swap_if(&head.owner, owner, me)):
                 return False
         stored(&head.heartbeat, now)
         return True
@@ -456,8 +473,16 @@ cdef class LatencyTable:
         cells = self.cell_array()[rows, :self.regions]
         cells["t"] = np.where(cells["t"] == 0, 0xFFFFFFFF, np.maximum((stamp - cells["t"]).view(np.int32), 0).view(np.uint32))
         head = np.array([(_SNAPSHOT_MAGIC, _SNAPSHOT_VERSION, self.t.pooled, self.t.groups, self.regions, len(rows))], _SNAPSHOT_HEAD)
-        body = head.tobytes() + self.homes().astype("<u2").tobytes() + rows.tobytes() + cells.tobytes()
+        belongings = np.zeros(self.t.groups, _BELONGING)
+        for name, column in self.belonging().items():
+            belongings[name] = column
+        body = head.tobytes() + belongings.tobytes() + rows.tobytes() + cells.tobytes()
         return body + zlib.crc32(body).to_bytes(4, "little")
+
+    cdef dict belonging(self):
+        cdef uint16_t[::1] homes = <uint16_t[:self.t.groups]>self.t.home, formers = <uint16_t[:self.t.groups]>self.t.former
+        cdef uint8_t[::1] forced = <uint8_t[:self.t.groups]>self.t.forced
+        return {"home": np.asarray(homes), "former": np.asarray(formers), "forced": np.asarray(forced)}
 
     cdef object cell_array(self):
         cdef char[::1] raw = <char[:<size_t>self.t.groups * self.t.stride * sizeof(Cell)]><char *>self.t.cells
@@ -474,29 +499,24 @@ cdef class LatencyTable:
         head, homes, rows, cells = _read_snapshot(data, self.t.pooled)
         cdef uint32_t[::1] to_group = _index_map("groups", groups, head["groups"], self.t.groups, np.uint32)
         cdef uint16_t[::1] to_region = _index_map("regions", regions, head["regions"], self.regions, np.uint16)
-        cdef const uint16_t[::1] old_homes = homes
+        cdef const Belonging[::1] old_homes = homes
+        cdef uint32_t former
         cdef const uint32_t[::1] old_rows = rows
         cdef char[::1] raw = cells
         cdef Cell *old = <Cell *>&raw[0] if raw.shape[0] else NULL
         for i in range(<uint32_t>old_homes.shape[0]):
-            if old_homes[i] < to_region.shape[0] and to_group[i] != NO_INDEX:
-                self.adopt_home(to_group[i], to_region[old_homes[i]])
+            if old_homes[i].home < to_region.shape[0] and to_group[i] != NO_INDEX:
+                former = old_homes[i].former
+                adopt_home(&self.t, to_group[i], to_region[old_homes[i].home],
+                           to_region[former] if former < to_region.shape[0] else NO_HOME, old_homes[i].forced)
         for i in range(<uint32_t>old_rows.shape[0]):
             for r in range(<uint32_t>to_region.shape[0]):
                 if to_group[old_rows[i]] != NO_INDEX and to_region[r] != NO_HOME and old.t != NO_INDEX:
                     adopt(&self.t, to_group[old_rows[i]], to_region[r], old, then - old.t, stamp)
                 old += 1
 
-    cdef void adopt_home(self, uint32_t group, uint16_t region) noexcept:
-        if region != NO_HOME and in_mask(self.t.configured, region):
-            store16(&self.t.home[group], region)
-            store16(&self.t.former[group], NO_HOME)
-            store8(&self.t.forced[group], 0)
-            store32(&self.t.since[group], 0)
-            bound_by(&self.t, group, 0, NO_HOME)
-        store8(&self.t.dirty[group], 1)
 
-
+_BELONGING = np.dtype([("home", "<u2"), ("former", "<u2"), ("forced", "<u2")])
 _CELL = np.dtype([(name, "<f4") for name in ("x", "P", "R", "mu0", "P0", "sp", "sm")] + [("t", "<u4")])
 _SNAPSHOT_MAGIC = b"LBCORE"
 _SNAPSHOT_VERSION = 1
@@ -512,10 +532,10 @@ def _read_snapshot(data, pooled):
     if head["magic"] != _SNAPSHOT_MAGIC or head["version"] != _SNAPSHOT_VERSION or head["pooled"] != pooled:
         raise ValueError(f"a snapshot of another kind: {head}, expected version {_SNAPSHOT_VERSION} and estimator {ESTIMATORS[pooled]}")
     groups, regions, rows = int(head["groups"]), int(head["regions"]), int(head["rows"])
-    ends = [size, size + 2 * groups, size + 2 * groups + 4 * rows, size + 2 * groups + 4 * rows + _CELL.itemsize * rows * regions]
+    ends = np.cumsum([size, _BELONGING.itemsize * groups, 4 * rows, _CELL.itemsize * rows * regions]).tolist()
     if ends[3] != end:
         raise ValueError(f"the snapshot has {end} bytes, expected {ends[3]} for {groups} groups x {regions} regions")
-    homes, row_ids = np.frombuffer(data[size:ends[1]], "<u2"), np.frombuffer(data[ends[1]:ends[2]], "<u4")
+    homes, row_ids = np.frombuffer(data[size:ends[1]], _BELONGING), np.frombuffer(data[ends[1]:ends[2]], "<u4")
     cells = np.frombuffer(data[ends[2]:ends[3]], _CELL)
     measured = cells[cells["t"] != NO_INDEX]
     numbers = np.array([measured[field] for field in ("x", "P", "R", "sp", "sm")])
@@ -618,9 +638,13 @@ cdef class Picker:
         client: address as text, 4 or 16 bytes, or an `ipaddress` object; None = this process's own vantage
         Raises ValueError for what is no address, and the given class when no region is enabled.
         """
+        cdef LatencyTable table
+        cdef PrefixMap map
+        cdef tuple objects
         cdef int32_t region
         with cython.critical_section(self):
-            region = table_pick(&self.table.t, <uint32_t>self.map.group_of(client))
-            if region >= 0 and region < PyTuple_GET_SIZE(self.objects):
-                return <object>PyTuple_GET_ITEM(self.objects, region)
+            table, map, objects = self.table, self.map, self.objects  # looking a client up may run Python, and that replace them
+        region = table_pick(&table.t, <uint32_t>map.group_of(client))
+        if region >= 0 and region < PyTuple_GET_SIZE(objects):
+            return <object>PyTuple_GET_ITEM(objects, region)
         raise self.no_region("no region is enabled, synced and not draining; enable one")

@@ -21,6 +21,15 @@ LB_RELAXED(double, f64)
 static inline uint64_t lb_set_bits(uint64_t *p, uint64_t bits) { return __atomic_fetch_or(p, bits, __ATOMIC_SEQ_CST); }
 static inline uint64_t lb_clear_bits(uint64_t *p, uint64_t bits) { return __atomic_fetch_and(p, ~bits, __ATOMIC_SEQ_CST); }
 static inline uint64_t lb_take(uint64_t *p) { return __atomic_exchange_n(p, 0, __ATOMIC_SEQ_CST); }
+static inline uint32_t lb_set_bits32(uint32_t *p, uint32_t bits) { return __atomic_fetch_or(p, bits, __ATOMIC_SEQ_CST); }
+static inline uint32_t lb_clear_bits32(uint32_t *p, uint32_t bits) { return __atomic_fetch_and(p, ~bits, __ATOMIC_SEQ_CST); }
+/* Replace all bits but those of `kept`, which another thread may be changing. */
+static inline void lb_replace_but(uint32_t *p, uint32_t bits, uint32_t kept) {
+    uint32_t old = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(p, &old, bits | (old & kept), 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {}
+}
+/* Longer than any store that is under way in a running thread. */
+static inline void lb_pause(void) { for (volatile int i = 0; i < 20000; i++) {} }
 static inline uint64_t lb_add(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_RELAXED); }
 static inline int lb_swap_if(int64_t *p, int64_t expected, int64_t wanted) {
     return __atomic_compare_exchange_n(p, &expected, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);

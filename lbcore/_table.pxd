@@ -26,6 +26,10 @@ cdef extern from "_native.h" nogil:
     uint64_t add "lb_add"(uint64_t *, uint64_t)
     bint swap_if "lb_swap_if"(int64_t *, int64_t expected, int64_t wanted)
     void fence "lb_fence"()
+    uint32_t set_bits32 "lb_set_bits32"(uint32_t *, uint32_t)
+    uint32_t clear_bits32 "lb_clear_bits32"(uint32_t *, uint32_t)
+    void replace_but "lb_replace_but"(uint32_t *, uint32_t bits, uint32_t kept)
+    void pause "lb_pause"()
     uint32_t lowest_bit "lb_lowest_bit"(uint64_t)
     void load_cell "lb_load_cell"(const Cell *, Cell *)
     void store_cell "lb_store_cell"(Cell *, const Cell *)
@@ -52,6 +56,7 @@ cdef struct Header:
     double heartbeat, last_tick, credit
     uint64_t ticked, age_cursor, dirty_cursor
     uint64_t shared_out        # some region's share is below 1
+    uint64_t excluding         # some path has been excluded: keys are replaced with care
     int64_t ready              # 0 zeroed, 1 being filled, 2 in use
 
 
@@ -117,6 +122,8 @@ cdef void set_penalty(Table *t, uint32_t region, float ms) noexcept nogil
 cdef void fresh_cell(Cell *c) noexcept nogil
 cdef void bound_by(Table *t, uint32_t group, uint32_t key, uint32_t region) noexcept nogil
 cdef void mark_all(Table *t) noexcept nogil
+cdef void table_exclude(Table *t, uint32_t group, uint32_t region, bint on) noexcept nogil
+cdef void adopt_home(Table *t, uint32_t group, uint32_t home, uint32_t former, bint forced) noexcept nogil
 cdef bint admissible(const Table *t, uint32_t region) noexcept nogil
 cdef uint32_t hash_of(uint32_t group) noexcept nogil
 cdef uint32_t stamp_of(double now) noexcept nogil

@@ -356,7 +356,33 @@ cdef inline void pool(Cell *c, float y, uint32_t stamp, double tau) noexcept nog
 
 
 cdef inline void publish_score(Table *t, size_t cell, uint32_t region, float x) noexcept nogil:
-    store32(&t.keys[cell], bits(x + loadf(&t.penalty[region])) | (load32(&t.keys[cell]) & EXCLUDED))
+    cdef uint32_t key = bits(x + loadf(&t.penalty[region]))
+    if load64(&t.head.excluding):
+        replace_but(&t.keys[cell], key, EXCLUDED)
+    else:
+        store32(&t.keys[cell], key)
+
+
+cdef void table_exclude(Table *t, uint32_t group, uint32_t region, bint on) noexcept nogil:
+    """Set or clear the sign of a key. The first time ever, samples that are being stored without regard for it end first."""
+    cdef uint32_t *key = &t.keys[<size_t>group * t.stride + region]
+    if on and not load64(&t.head.excluding):
+        store64(&t.head.excluding, 1)
+        fence()
+        pause()
+    if (set_bits32(key, EXCLUDED) if on else clear_bits32(key, EXCLUDED)) >> 31 != on:
+        store8(&t.dirty[group], 1)
+
+
+cdef void adopt_home(Table *t, uint32_t group, uint32_t home, uint32_t former, bint forced) noexcept nogil:
+    """Take over a home that was chosen elsewhere; the next tick looks at it."""
+    if home != NO_HOME and in_mask(t.configured, home):
+        store16(&t.home[group], <uint16_t>home)
+        store16(&t.former[group], <uint16_t>(former if former != NO_HOME and in_mask(t.configured, former) else NO_HOME))
+        store8(&t.forced[group], forced)
+        store32(&t.since[group], 0)
+        bound_by(t, group, 0, NO_HOME)
+    store8(&t.dirty[group], 1)
 
 
 cdef inline float threshold(float home) noexcept nogil:
@@ -479,7 +505,7 @@ cdef void take_changes(Table *t, double now) noexcept nogil:
         any_lost |= lost[w]
         any_gained |= gained[w]
         clear_bits(&t.ramping[w], lost[w] | gained[w])
-        start_ramps(t, w, gained[w] & load64(&t.seen[w]), now)
+        start_ramps(t, w, gained[w] & load64(&t.seen[w]) | running_ahead(t, w, now), now)
         set_bits(&t.seen[w], gained[w])
     if not any_lost | any_gained:
         return
@@ -496,6 +522,16 @@ cdef void mark_all(Table *t) noexcept nogil:
     cdef uint32_t group
     for group in range(t.groups):
         store8(&t.dirty[group], 1)
+
+
+cdef uint64_t running_ahead(const Table *t, uint32_t word, double now) noexcept nogil:
+    """The ramps that began in the future, because the clock went back: they begin again."""
+    cdef uint64_t ahead = 0, m = load64(&t.ramping[word])
+    while m:
+        if t.ramp_start[word * 64 + lowest_bit(m)] > now:
+            ahead |= m & (~m + 1)
+        m &= m - 1
+    return ahead
 
 
 cdef void start_ramps(Table *t, uint32_t word, uint64_t recovering, double now) noexcept nogil:

@@ -371,7 +371,7 @@ class ModelTable:
         measured = [(int(g), int(r)) for g, r in zip(*np.nonzero(self.t[:, : self.regions]), strict=True)]
         ages = np.maximum(signed(stamp(now) - self.t), 0)
         cells = {(g, r): (int(ages[g, r]), [getattr(self, name)[g, r] for name in CELL]) for g, r in measured}
-        return {"shape": (self.groups, self.regions), "cells": cells, "homes": self.homes.copy()}
+        return {"shape": (self.groups, self.regions), "cells": cells, "homes": self.homes.copy(), "former": self.former.copy(), "forced": self.forced.copy()}
 
     def restore(self, data: dict[str, Any], now: float, age: float, groups: Any = None, regions: Any = None) -> None:
         rows = list(range(data["shape"][0])) if groups is None else [int(g) for g in groups]
@@ -382,7 +382,10 @@ class ModelTable:
                 self._restore_cell(row, column, (stamp(now - age) - units) & 0xFFFFFFFF or 1, values, now)
         for g, home in enumerate(data["homes"]):
             if rows[g] != 0xFFFFFFFF and home >= 0 and columns[home] != 0xFFFF and self.configured[columns[home]]:
-                self.homes[rows[g]], self.former[rows[g]], self.forced[rows[g]], self.pending[rows[g]] = columns[home], -1, False, 0
+                former = columns[data["former"][g]] if data["former"][g] >= 0 else 0xFFFF
+                former = former if former != 0xFFFF and self.configured[former] else -1
+                belonging = columns[home], former, data["forced"][g], 0
+                self.homes[rows[g]], self.former[rows[g]], self.forced[rows[g]], self.pending[rows[g]] = belonging
 
     def _restore_cell(self, g: int, r: int, t: int, values: list[Any], now: float) -> None:
         prior = self.mu0[g, r], self.P0[g, r]
