@@ -86,11 +86,11 @@ cdef class LatencyTable:
         cdef Header *head = self.t.head
         if swap_if(&head.ready, 0, 1):
             head.magic, head.groups, head.capacity = MAGIC, self.t.groups, self.t.capacity
-            head.estimator, head.tau = self.t.pooled, <float>tau
+            head.estimator, head.tau = self.t.pooled, tau
             table_initialise(&self.t, columns, os.getpid())
             swap_if(&head.ready, 1, 2)
         found = (head.ready, head.magic, head.groups, head.capacity, head.estimator, head.tau)
-        wanted = (2, MAGIC, self.t.groups, self.t.capacity, self.t.pooled, <float>tau)
+        wanted = (2, MAGIC, self.t.groups, self.t.capacity, self.t.pooled, tau)
         if found != wanted:
             raise ValueError(f"the buffer holds another table or is half written: (ready, magic, groups, capacity, estimator, tau) "
                              f"is {found}, expected {wanted}")
@@ -407,7 +407,7 @@ cdef class LatencyTable:
 
     def forced(self, Py_ssize_t group):
         """Tell whether the group moved only because its home became ineligible, and so means to return."""
-        return bool(self.t.forced[self.group_index(group)])
+        return bool(load8(&self.t.forced[self.group_index(group)]))
 
     def pending(self, Py_ssize_t group):
         """Tell whether the group waits out the dwell time before a switch."""
@@ -445,8 +445,10 @@ cdef class LatencyTable:
         cdef int64_t owner = head.owner, me
         if self.view.buf != NULL:
             me = os.getpid()
-            if owner != me and (fabs(now - loadd(&head.heartbeat)) < OWNER_TIMEOUT or not swap_if(&head.owner, owner, me)):
-                return False
+            if owner != me:
+                if fabs(now - loadd(&head.heartbeat)) < OWNER_TIMEOUT or not swap_if(&head.owner, owner, me):
+                    return False
+                mark_all(&self.t)  # the last owner may have died between taking a mark and acting on it
         stored(&head.heartbeat, now)
         return True
 
@@ -589,7 +591,7 @@ cdef float deviation(double sd) except? -1:
 
 cdef inline double seconds(double now) except? -1:
     if not -1e15 < now < 1e15:
-        raise ValueError(f"now must be finite seconds, got {now!r}")
+        raise ValueError(f"now must be finite seconds within ±1e15, got {now!r}")
     return now
 
 

@@ -18,6 +18,9 @@ LB_RELAXED(uint64_t, u64)
 LB_RELAXED(float, f32)
 LB_RELAXED(double, f64)
 
+/* A mark must not be seen before what it points to. */
+static inline void lb_mark(uint8_t *p) { __atomic_store_n(p, 1, __ATOMIC_RELEASE); }
+
 static inline uint64_t lb_set_bits(uint64_t *p, uint64_t bits) { return __atomic_fetch_or(p, bits, __ATOMIC_SEQ_CST); }
 static inline uint64_t lb_clear_bits(uint64_t *p, uint64_t bits) { return __atomic_fetch_and(p, ~bits, __ATOMIC_SEQ_CST); }
 static inline uint64_t lb_take(uint64_t *p) { return __atomic_exchange_n(p, 0, __ATOMIC_SEQ_CST); }

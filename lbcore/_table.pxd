@@ -26,6 +26,7 @@ cdef extern from "_native.h" nogil:
     uint64_t add "lb_add"(uint64_t *, uint64_t)
     bint swap_if "lb_swap_if"(int64_t *, int64_t expected, int64_t wanted)
     void fence "lb_fence"()
+    void mark "lb_mark"(uint8_t *)
     uint32_t set_bits32 "lb_set_bits32"(uint32_t *, uint32_t)
     uint32_t clear_bits32 "lb_clear_bits32"(uint32_t *, uint32_t)
     void replace_but "lb_replace_but"(uint32_t *, uint32_t bits, uint32_t kept)
@@ -50,7 +51,7 @@ cdef enum:
 cdef struct Header:
     uint64_t magic
     uint32_t groups, capacity, estimator
-    float tau
+    double tau
     uint64_t regions           # slots in use, high-water
     int64_t owner              # pid that ticks and judges
     double heartbeat, last_tick, credit

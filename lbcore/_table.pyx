@@ -146,7 +146,7 @@ cdef void table_close(Table *t, uint32_t region) noexcept nogil:
             store16(&t.former[group], NO_HOME)
         if load16(&t.home[group]) == region:
             store16(&t.home[group], NO_HOME)
-            store8(&t.dirty[group], 1)
+            mark(&t.dirty[group])
 
 
 # ---------------------------------------------------------------- masks
@@ -371,7 +371,7 @@ cdef void table_exclude(Table *t, uint32_t group, uint32_t region, bint on) noex
         fence()
         pause()
     if (set_bits32(key, EXCLUDED) if on else clear_bits32(key, EXCLUDED)) >> 31 != on:
-        store8(&t.dirty[group], 1)
+        mark(&t.dirty[group])
 
 
 cdef void adopt_home(Table *t, uint32_t group, uint32_t home, uint32_t former, bint forced) noexcept nogil:
@@ -382,7 +382,7 @@ cdef void adopt_home(Table *t, uint32_t group, uint32_t home, uint32_t former, b
         store8(&t.forced[group], forced)
         store32(&t.since[group], 0)
         bound_by(t, group, 0, NO_HOME)
-    store8(&t.dirty[group], 1)
+    mark(&t.dirty[group])
 
 
 cdef inline float threshold(float home) noexcept nogil:
@@ -425,7 +425,7 @@ cdef void keep(Table *t, uint32_t group, uint32_t region, const Cell *c) noexcep
     cdef size_t at = <size_t>group * t.stride + region
     store_cell(&t.cells[at], c)
     publish_score(t, at, region, c.x)
-    store8(&t.dirty[group], 1)
+    mark(&t.dirty[group])
 
 
 cdef void set_penalty(Table *t, uint32_t region, float ms) noexcept nogil:
@@ -481,7 +481,7 @@ cdef inline void mark_if_beaten(Table *t, uint32_t group, uint32_t region, size_
     key = load32(&t.keys[row + home])
     score = magnitude_of(key & ~<uint32_t>EXCLUDED)
     if key & EXCLUDED or score - magnitude_of(bound & ~<uint32_t>EXCLUDED) > threshold(score):
-        store8(&t.dirty[group], 1)
+        mark(&t.dirty[group])
 
 
 # ---------------------------------------------------------------- tick
@@ -521,7 +521,7 @@ cdef void take_changes(Table *t, double now) noexcept nogil:
 cdef void mark_all(Table *t) noexcept nogil:
     cdef uint32_t group
     for group in range(t.groups):
-        store8(&t.dirty[group], 1)
+        mark(&t.dirty[group])
 
 
 cdef uint64_t running_ahead(const Table *t, uint32_t word, double now) noexcept nogil:
@@ -546,9 +546,9 @@ cdef void mark_bereft(Table *t, const uint64_t *lost) noexcept nogil:
     """Mark groups whose home is gone, or whose bound is: a best that went down unmasks the next."""
     cdef uint32_t group, home, bound
     for group in range(t.groups):
-        home, bound = t.home[group], load16(&t.bound_region[group])
+        home, bound = load16(&t.home[group]), load16(&t.bound_region[group])
         if (home != NO_HOME and in_mask(lost, home)) or (bound != NO_HOME and in_mask(lost, bound)):
-            store8(&t.dirty[group], 1)
+            mark(&t.dirty[group])
 
 
 cdef void mark_drawn(Table *t, const uint64_t *gained) noexcept nogil:
@@ -558,9 +558,9 @@ cdef void mark_drawn(Table *t, const uint64_t *gained) noexcept nogil:
     for group in range(t.groups):
         if load8(&t.dirty[group]):
             continue
-        home = t.home[group]
+        home = load16(&t.home[group])
         if home == NO_HOME or not in_mask(t.eligible, home):
-            store8(&t.dirty[group], 1)
+            mark(&t.dirty[group])
             continue
         key = load32(&t.keys[<size_t>group * t.stride + home])
         for w in range(t.words):
@@ -568,8 +568,8 @@ cdef void mark_drawn(Table *t, const uint64_t *gained) noexcept nogil:
             while m:
                 region = w * 64 + lowest_bit(m)
                 m &= m - 1
-                if region != home and draws(t, group, region, key) or region == t.former[group]:
-                    store8(&t.dirty[group], 1)
+                if region != home and draws(t, group, region, key) or region == load16(&t.former[group]):
+                    mark(&t.dirty[group])
 
 
 cdef inline bint draws(Table *t, uint32_t group, uint32_t region, uint32_t home_key) noexcept nogil:
@@ -610,7 +610,7 @@ cdef void age_group(Table *t, uint32_t group, uint32_t stamp) noexcept nogil:
             age_cell(&c, stamp)
             store_cell(&t.cells[row + region], &c)
             publish_score(t, row + region, region, c.x)
-    store8(&t.dirty[group], 1)
+    mark(&t.dirty[group])
 
 
 cdef uint64_t settle(Table *t, double now, uint32_t stamp, uint64_t budget) noexcept nogil:
@@ -704,11 +704,11 @@ cdef void evaluate(Table *t, uint32_t group, double now, uint32_t stamp) noexcep
     """
     cdef uint64_t *cand = t.scratch + 2 * t.words
     cdef const uint32_t *keys = t.keys + <size_t>group * t.stride
-    cdef uint32_t home = t.home[group], other, best
+    cdef uint32_t home = load16(&t.home[group]), former = load16(&t.former[group]), other, best
     store8(&t.dirty[group], 0)
     fence()
     candidates(t, group, cand)
-    if t.former[group] != NO_HOME and comes_home(t, group, t.former[group], cand, now):
+    if former != NO_HOME and comes_home(t, group, former, cand, now):
         return
     if home == NO_HOME or not in_mask(cand, home):
         best = scan(keys, cand, t.stride)
@@ -739,7 +739,7 @@ cdef bint comes_home(Table *t, uint32_t group, uint32_t former, const uint64_t *
     if not in_mask(cand, former) or key & EXCLUDED:
         return False
     if not allowed(t, group, former, now):
-        store8(&t.dirty[group], 1)
+        mark(&t.dirty[group])
         return False
     store16(&t.former[group], NO_HOME)
     best = scan(keys, cand, t.stride)
@@ -751,16 +751,17 @@ cdef bint comes_home(Table *t, uint32_t group, uint32_t former, const uint64_t *
 
 cdef void move(Table *t, uint32_t group, uint32_t region, uint32_t best, bint forced) noexcept nogil:
     """Give the group its home. No other region's key is below the best one's; a group that could not have it looks again."""
-    if not forced or t.former[group] == region:
+    cdef uint32_t former = load16(&t.former[group])
+    if not forced or former == region:
         store16(&t.former[group], NO_HOME)
-    elif t.former[group] == NO_HOME:
-        store16(&t.former[group], t.home[group])
+    elif former == NO_HOME:
+        store16(&t.former[group], load16(&t.home[group]))
     store16(&t.home[group], <uint16_t>region)
     store8(&t.forced[group], forced)
     store32(&t.since[group], 0)
     bound_by(t, group, load32(&t.keys[<size_t>group * t.stride + best]), NO_HOME if region == best else best)
     if region != best:
-        store8(&t.dirty[group], 1)
+        mark(&t.dirty[group])
 
 
 cdef void consider(Table *t, uint32_t group, uint32_t home, uint32_t other, double now, uint32_t stamp) noexcept nogil:
@@ -781,7 +782,7 @@ cdef void consider(Table *t, uint32_t group, uint32_t home, uint32_t other, doub
     if not since:
         since = stamp
         store32(&t.since[group], since)
-    store8(&t.dirty[group], 1)
+    mark(&t.dirty[group])
     if not (gap > SWITCH_AT_ONCE * limit or <int32_t>(stamp - since) >= DWELL):
         return
     if allowed(t, group, other, now):

@@ -109,7 +109,7 @@ class Balancer:
         make_table = partial(LatencyTable, estimator=estimator, tau=tau, buffer=buffer)
         used = buffer is not None and any(memoryview(buffer).cast("B")[:8])
         self._judging = not used  # and not just about to take over from another process
-        self._settle(Layout(prefixes, _distinct(regions), make_table, shared=buffer is not None, used=used))
+        self._settle(Layout(prefixes, _distinct(regions), make_table, used=used))
         self._picker = Picker(self.table, self.map, self._layout.objects, NoRegionError)
         self.pick = self._picker.pick
         self.table.tick(self._now())
@@ -418,7 +418,7 @@ class Balancer:
         with self._lock:
             slot, now = self.slot(region), self._now()
             with self._change(slot, "drained" if on else "undrained", now):
-                self._layout.drain(slot, on)
+                self.table.set_draining(slot, on)
             self._bring_in_line(now)
         self._notify()
 
@@ -426,7 +426,7 @@ class Balancer:
         with self._lock:
             slot, now = self.slot(region), self._now()
             with self._change(slot, "enabled" if on else "disabled", now):
-                self._layout.enable(slot, on)
+                self.table.set_enabled(slot, on)
             self._bring_in_line(now)
         self._notify()
 
@@ -516,7 +516,7 @@ class Balancer:
         told = self._layout.update(wanted)
         self._publish()
         for slot in told:  # last: from here on a new one may be picked
-            self._layout.enable(slot, self._layout.at(slot).enabled)
+            self.table.set_enabled(slot, self._layout.at(slot).enabled)
 
     def _publish(self) -> None:
         self._picker.replace(self.table, self.map, self._layout.objects)

@@ -33,21 +33,18 @@ class Layout:
     """Regions in slots of a table whose rows are a map's groups, seeded with priors.
 
     objects: the region of each slot, None for a free one; what the Picker gives out
-    wanted, draining: slots the operator enabled; slots being emptied
     places: what priors go by, per group: lat, lon, precision
     """
 
     def __init__(
-        self, prefixes: PrefixMap, objects: Sequence[Region | None], make_table: MakeTable, *, shared: bool = False, used: bool = False
+        self, prefixes: PrefixMap, objects: Sequence[Region | None], make_table: MakeTable, *, used: bool = False
     ) -> None:
-        self.map, self.make_table, self.places, self.shared = prefixes, make_table, places(prefixes), shared
+        self.map, self.make_table, self.places = prefixes, make_table, places(prefixes)
         self.table = make_table(prefixes.groups, len(objects))
         if self.table.regions != len(objects):
             raise ValueError(f"the shared table has {self.table.regions} regions, got {len(objects)}: workers pass the same regions")
         self.slots = {region.name: slot for slot, region in enumerate(objects) if region is not None}
         self.objects: tuple[Region | None, ...] = tuple(objects)
-        self.wanted = set(self.table.rank(0).tolist()) if used else set(self.slots.values())
-        self.draining: set[int] = set()
         if not used:
             self._open()
         self._seed()
@@ -57,7 +54,7 @@ class Layout:
             if region is None:
                 self.table.remove_region(slot)
             elif not region.enabled:
-                self.enable(slot, False)
+                self.table.set_enabled(slot, False)
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -82,30 +79,18 @@ class Layout:
 
     def status(self, slot: int) -> str:
         """Give what holds of the region in a slot: disabled, draining, up, degraded, ejected or down."""
-        if slot in self.serving():
-            return STATUSES[self.table.tier(slot)]
-        return "draining" if slot in self.draining and slot in self.wanted else "disabled"
+        if not self.table.enabled(slot):
+            return "disabled"
+        return "draining" if self.table.draining(slot) else STATUSES[self.table.tier(slot)]
 
     def serving(self) -> set[int]:
-        """Give the slots that the operator wants and does not empty; of a shared table, whichever process he told."""
-        return set(self.table.rank(0).tolist()) if self.shared else self.wanted - self.draining
-
-    def enable(self, slot: int, on: bool) -> None:
-        """Note and publish whether the operator wants the region."""
-        (self.wanted.add if on else self.wanted.discard)(slot)
-        self.table.set_enabled(slot, on)
-
-    def drain(self, slot: int, on: bool) -> None:
-        """Note and publish whether the region is being emptied."""
-        (self.draining.add if on else self.draining.discard)(slot)
-        self.table.set_draining(slot, on)
+        """Give the slots of regions that the operator wants and does not empty."""
+        return {slot for slot in self.slots.values() if self.table.enabled(slot) and not self.table.draining(slot)}
 
     def remove(self, name: str) -> int:
         """Close a region's slot and give it."""
         slot = self.slots.pop(name)
         self.table.remove_region(slot)
-        self.draining.discard(slot)
-        self.wanted.discard(slot)
         self._place({slot: None})
         return slot
 
@@ -136,6 +121,7 @@ class Layout:
         Regions that stay keep their slots, by which detectors know them; new ones fill the gaps.
         """
         new = Layout(prefixes, self._arranged(regions), self.make_table)
+        new.table.tick(now)  # what is out now was up once, and will come back by a ramp
         to_region = np.full(self.table.regions, _NOWHERE, np.uint16)
         for name, slot in self.slots.items():
             if name in new.slots:
@@ -156,12 +142,14 @@ class Layout:
         return objects
 
     def _hand_over(self, new: Layout, slot: int, now: float) -> None:
-        tier = self.table.tier(slot)
-        new.table.set_tier(slot, tier, self.table.answered(slot) if tier == 3 else now)
-        new.table.set_penalty(slot, self.table.penalty(slot))
-        new.drain(slot, slot in self.draining)
+        old, table, tier = self.table, new.table, self.table.tier(slot)
+        table.set_tier(slot, tier, old.answered(slot) if tier == 3 else now)
+        table.set_penalty(slot, old.penalty(slot))
+        table.set_share(slot, old.share(slot))
+        table.set_synced(slot, old.synced(slot))
+        table.set_draining(slot, old.draining(slot))
         if not self._switched(new.at(slot)):
-            new.enable(slot, slot in self.wanted)
+            table.set_enabled(slot, old.enabled(slot))
 
     def _place(self, changed: dict[int, Region | None]) -> None:
         size = max([len(self.objects), *(slot + 1 for slot in changed)])

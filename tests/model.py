@@ -288,6 +288,7 @@ class ModelTable:
         eligible = self._eligible()
         self.ramp[eligible & self.gained & self.ever] = now
         self.ramp[~eligible] = np.nan
+        self.ramp[self.ramp > now] = now  # the clock went back: the ramp begins again
         self.ever |= eligible
         self.gained[:] = False
 
@@ -371,7 +372,8 @@ class ModelTable:
         measured = [(int(g), int(r)) for g, r in zip(*np.nonzero(self.t[:, : self.regions]), strict=True)]
         ages = np.maximum(signed(stamp(now) - self.t), 0)
         cells = {(g, r): (int(ages[g, r]), [getattr(self, name)[g, r] for name in CELL]) for g, r in measured}
-        return {"shape": (self.groups, self.regions), "cells": cells, "homes": self.homes.copy(), "former": self.former.copy(), "forced": self.forced.copy()}
+        belonging = {"homes": self.homes.copy(), "former": self.former.copy(), "forced": self.forced.copy()}
+        return {"shape": (self.groups, self.regions), "cells": cells} | belonging
 
     def restore(self, data: dict[str, Any], now: float, age: float, groups: Any = None, regions: Any = None) -> None:
         rows = list(range(data["shape"][0])) if groups is None else [int(g) for g in groups]

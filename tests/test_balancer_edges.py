@@ -444,3 +444,22 @@ def test_state_of_another_estimator_is_refused_by_name(clock: Clock, tmp_path: P
     with pytest.raises(ValueError, match="state.*estimator"):
         other.load(tmp_path / "state")
     assert other.table.estimates(1).tolist() == [80.0]
+
+
+def test_groups_come_home_although_the_table_was_replaced_during_the_outage(clock: Clock) -> None:
+    lb = balancer(clock)
+    before = lb.table.homes().tolist()
+    fail_probes(lb, "westeurope")
+    advance(lb, 1)
+    lb.set_regions([*lb.regions, *(Region(name, enabled=False) for name in MANY[:40] if name not in NAMES)])
+    for _ in range(2):
+        lb.report("westeurope", True, source="probe")
+    advance(lb, 45)
+    assert lb.table.homes().tolist() == before
+
+
+def test_an_unsynced_region_stays_out_when_the_table_grows(clock: Clock) -> None:
+    lb = balancer(clock)
+    lb.table.set_synced(1, False)
+    lb.set_regions([*lb.regions, *(region for region in regions(*MANY[:40]) if region.name not in NAMES)])
+    assert not lb.table.eligible()[1]
