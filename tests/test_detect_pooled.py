@@ -107,10 +107,20 @@ def test_equals_a_count_of_the_whole_window(events: list[tuple[float, bool, int,
 def test_successes_that_age_out_make_a_failing_share_visible_to_the_sweep() -> None:
     detector = Pooled()
     for number in range(20):
-        say(detector, 0, True, 0.0, group=number)
+        say(detector, 0, True, 1.5, group=number)
     fail(detector, 6, groups=3, now=2.0)
     assert detector.verdict(0) is UP
     detector.sweep(3.5)
+    assert detector.verdict(0) is DOWN
+
+
+def test_an_outage_need_not_outweigh_the_success_before_it() -> None:
+    detector = Pooled()
+    for number in range(40):
+        say(detector, 0, True, number / 20, group=number)
+    for number in range(5):
+        assert detector.verdict(0) is not DOWN
+        say(detector, 0, False, 3.0 + number / 20, group=number)
     assert detector.verdict(0) is DOWN
 
 

@@ -6,7 +6,7 @@ group. Memory: per region 12 buckets, each with the groups that used the region 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from math import floor
 from typing import TypeVar
 
@@ -55,9 +55,18 @@ class _Window:
         """Give one group's (failures, tries)."""
         return sum(bucket.get(group, 0) for bucket in self.fails), sum(bucket.get(group, 0) for bucket in self.tries)
 
-    def recent(self, seen: list[tuple[K, int]]) -> set[K]:
-        """Give the keys of `seen` that failed within the window."""
-        return {key for key, slot in seen if slot > self.at - len(self.tries)}
+    def recent(self, seen: list[tuple[K, int]], slots: int) -> set[K]:
+        """Give the keys of `seen` that failed within the last `slots`."""
+        return {key for key, slot in seen if slot > self.at - slots}
+
+    def latest(self, shortest: int) -> Iterator[tuple[int, int, int]]:
+        """Give (slots, failures, tries) of the last `shortest` slots and of every longer part that is not yet the whole window."""
+        failed = total = 0
+        for slots in range(1, len(self.tries)):
+            index = (self.at - slots + 1) % len(self.tries)
+            failed, total = failed + sum(self.fails[index].values()), total + sum(self.tries[index].values())
+            if slots >= shortest:
+                yield slots, failed, total
 
     def clear(self) -> None:
         """Forget every outcome."""
@@ -101,7 +110,8 @@ class _State:
 class Pooled:
     """Eject a region when at least half of its recent requests failed, and not for one group alone.
 
-    window: seconds looked back, in `buckets` steps: what is counted is the current step and the buckets - 1 before it
+    window: seconds looked back, in `buckets` steps: what is counted is the current step and the buckets - 1 before it, and each latest
+        part of these by itself, down to a quarter: an outage need not outweigh the success before it
     failures: fewest failures that count; share: fewest failures / tries; spread: fewest distinct groups, or vantages, that failed
     A single group that fails so often, with too little spread, is excluded from the region (`excluded`) while others stay.
     An ejection lasts as `backoff` says; successes of probes end it before (for a group: probes sent for that group).
@@ -217,7 +227,7 @@ class Pooled:
         failed, total = window.failed + waiting, window.total + waiting
         if failed < self._failures:
             return  # then no group has so many either
-        if self._broken(failed, total) and self._spread_wide(state):
+        if self._broken(failed, total) and self._spread_wide(state) or self._broken_lately(state):
             state.ejection.start(self._backoff, now)
             state.paths, state.excluded = {}, _NOBODY  # the region, then, and not the path
             state.why = f"{failed} of {total} requests failed within {self._window:g} s ({state.cause or 'waiting'})"
@@ -229,8 +239,18 @@ class Pooled:
     def _broken(self, failed: int, total: int) -> bool:
         return failed >= self._failures and failed >= self._share * total
 
+    def _broken_lately(self, state: _State) -> bool:
+        """Say whether the latest part of the window is broken by itself: else an outage would have to outweigh the success before it."""
+        window = state.window
+        return any(
+            self._broken(failed, total)
+            and max(len(window.recent(window.groups, slots)), len(window.recent(window.vantages, slots))) >= self._spread
+            for slots, failed, total in window.latest(max(1, self._buckets // 4))
+        )  # fmt: skip
+
     def _spread_wide(self, state: _State) -> bool:
-        groups, vantages = state.window.recent(state.window.groups), state.window.recent(state.window.vantages)
+        window = state.window
+        groups, vantages = window.recent(window.groups, self._buckets), window.recent(window.vantages, self._buckets)
         for vantage, group in state.waits:
             groups.add(group)
             vantages.add(vantage)
