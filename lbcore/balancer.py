@@ -445,9 +445,23 @@ class Balancer:
         if after != before:
             self._changes.append(Change(self._layout.at(slot).name, before, after, cause, now))
 
-    def on_change(self, callback: Callable[[Change], object]) -> None:
-        """Call `callback(Change)` after every change of a region's status, outside the lock; what it raises is logged."""
-        self._callbacks.append(callback)
+    def on_change(self, callback: Callable[[Change], object]) -> Callable[[], None]:
+        """Call `callback(Change)` after every change of a region's status, outside the lock; what it raises is logged.
+
+        Gives a function that ends it; a change that another thread is telling at that moment may still come.
+        """
+        entry = [callback]
+
+        def end() -> None:
+            with self._lock:
+                if entry:
+                    kept = [*self._callbacks]
+                    kept.remove(entry.pop())
+                    self._callbacks = kept  # another list: the old one may be in use by `_tell`
+
+        with self._lock:
+            self._callbacks = [*self._callbacks, callback]
+        return end
 
     def _notify(self) -> None:
         """Tell the changes, in their order: while one thread tells, others, and callbacks that change something, leave theirs to it."""

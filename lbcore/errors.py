@@ -14,6 +14,7 @@ TypeError. A dead gateway or a failed probe is data, not an exception.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,15 @@ __all__ = [
 ]
 
 CAUSES = ("refused", "timeout", "tls", "status", "reset")
+
+# Classes by name, so that none of the libraries needs to be imported: httpx and httpcore, asyncio and http.client, requests.
+_NOT_THE_PATH = frozenset(("PoolTimeout", "UnsupportedProtocol", "LocalProtocolError", "ProxyError"))  # the caller's own pool, words, proxy
+_CUT_OFF = frozenset(("TransportError", "IncompleteReadError", "IncompleteRead"))
+_PATH_OS_ERRORS = frozenset(("ConnectionError", "gaierror", "ChunkedEncodingError"))
+_PATH_ERRNOS = frozenset((
+    errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ESHUTDOWN, errno.ENOTCONN, errno.EPROTO,
+    errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET,
+))  # fmt: skip
 
 
 class LbcoreError(Exception):
@@ -95,17 +105,33 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> Sequence[str]:
 def cause_of(error: BaseException) -> str | None:
     """Give the cause of failure that an exception speaks of: refused, timeout, tls or reset; None when it is not the path's fault.
 
-    Exceptions of httpx are told by the names of their classes, so that nothing needs to be imported.
+    Not the path's fault: files, permissions, a full disk and other local OSErrors, an answer with an error status, the
+    caller's own connection pool or proxy, a request that cannot be sent. A URLError's reason decides for it.
     """
-    if isinstance(error, TimeoutError):
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & _NOT_THE_PATH:
+        return None
+    if "URLError" in names:
+        reason = getattr(error, "reason", None)  # of an HTTPError, and of a URL that is none, only words
+        return cause_of(reason) if isinstance(reason, BaseException) else None
+    if isinstance(error, TimeoutError) or "TimeoutException" in names:
         return "timeout"
     if isinstance(error, ConnectionRefusedError):
         return "refused"
-    names = {kind.__name__ for kind in type(error).__mro__}
     if "SSLError" in names:
         return "tls"
-    if "TimeoutException" in names:
-        return "timeout"
     if "ConnectError" in names:
         return "tls" if "certificate" in str(error).lower() or "ssl" in str(error).lower() else "refused"
-    return "reset" if isinstance(error, OSError) or "TransportError" in names else None
+    if isinstance(error, OSError):
+        return _cause_of_os_error(error, names)
+    return "reset" if names & _CUT_OFF else None
+
+
+def _cause_of_os_error(error: OSError, names: set[str]) -> str | None:
+    """Tell the path's errors, which are few, from the machine's own, which are many."""
+    if "Timeout" in names or error.errno == errno.ETIMEDOUT:
+        return "timeout"
+    if error.errno == errno.ECONNREFUSED:
+        return "refused"
+    several = type(error) is OSError and error.errno is None  # asyncio, when no address of a name could be connected to
+    return "reset" if several or names & _PATH_OS_ERRORS or error.errno in _PATH_ERRNOS else None

@@ -274,6 +274,40 @@ def test_a_callback_may_change_regions_and_databases(clock: Clock) -> None:
     lb.tick()
 
 
+def test_a_callback_hears_nothing_after_its_end(clock: Clock) -> None:
+    lb = balancer(clock, "eastus", "westeurope")
+    heard: list[str] = []
+    ends = [lb.on_change(lambda change, word=word: heard.append(word)) for word in ("first", "same", "same")]  # type: ignore[misc]
+    lb.disable("eastus")
+    assert heard == ["first", "same", "same"]
+    for end, left, change in zip(ends, (2, 1, 0), (lb.enable, lb.disable, lb.enable), strict=True):
+        heard.clear()
+        end()
+        end()  # once is enough
+        change("eastus")
+        assert heard == ["same"] * left
+
+
+def test_a_callback_registered_twice_ends_once_at_a_time(clock: Clock) -> None:
+    lb = balancer(clock, "eastus", "westeurope")
+    heard: list[lbcore.Change] = []
+    end, _ = lb.on_change(heard.append), lb.on_change(heard.append)
+    end()
+    end()
+    lb.disable("eastus")
+    assert len(heard) == 1
+
+
+def test_a_callback_that_ends_itself_keeps_no_other_from_hearing(clock: Clock) -> None:
+    lb = balancer(clock, "eastus", "westeurope")
+    heard: list[str] = []
+    end = lb.on_change(lambda change: (heard.append("once"), end()))
+    lb.on_change(lambda change: heard.append("always"))
+    lb.disable("eastus")
+    lb.enable("eastus")
+    assert heard == ["once", "always", "always"]
+
+
 # ---- time
 
 

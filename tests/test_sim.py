@@ -114,6 +114,21 @@ def test_a_late_event_happens_at_once() -> None:
     assert lb.clock() == 5.0
 
 
+def test_events_may_bear_wall_clock_times() -> None:
+    lb = balancer()
+    replies = list(replay(lb, [Query(1.7e9), Query(1.7e9 + 10.0)], tick=0.5))
+    assert [answer.at for answer in replies] == [1.7e9, 1.7e9 + 10.0]
+    assert lb.stats()["ticks"] == 21
+
+
+def test_the_time_between_two_recordings_passes_by_ticks() -> None:
+    lb = balancer()
+    list(replay(lb, [Query(1.7e9)]))
+    before = lb.stats()["ticks"]
+    list(replay(lb, [Query(1.7e9 + 60.0)], tick=0.5))
+    assert lb.stats()["ticks"] == before + 121
+
+
 @pytest.mark.parametrize("at", [math.nan, math.inf])
 def test_an_event_without_a_time_is_refused(at: float) -> None:
     with pytest.raises(ValueError, match="finite seconds"):
@@ -124,6 +139,11 @@ def test_an_event_without_a_time_is_refused(at: float) -> None:
 def test_a_tick_must_take_time(tick: float) -> None:
     with pytest.raises(ValueError, match="tick must be positive"):
         list(replay(balancer(), [], tick=tick))
+
+
+def test_a_tick_that_is_lost_in_the_rounding_of_the_times_is_refused() -> None:
+    with pytest.raises(ValueError, match="tick must be seconds enough"):
+        list(replay(balancer(), [Query(1.7e9), Query(1.7e9 + 1)], tick=1e-8))
 
 
 # ===== files

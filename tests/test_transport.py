@@ -455,6 +455,39 @@ def test_a_region_may_be_removed_while_a_request_is_under_way(clock: Clock, call
     assert call(lb, transport=httpx.MockTransport(handle))().extensions["lbcore_region"] == "a"
 
 
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_region_removed_between_pick_and_send_is_no_error_of_the_request(
+    clock: Clock, call: Call, monkeypatch: pytest.MonkeyPatch, retried: bool
+) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if retried and request.url.host == "a.example":
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200)
+
+    def vanishing(region: str) -> int:
+        if region == gone:
+            lb.set_regions([each for each in lb.regions if each.name != gone])
+        return generation(region)
+
+    gone = "b" if retried else "a"
+    lb = world([("a", "http://a.example"), ("b", "http://b.example"), ("c", "http://c.example")], clock)
+    generation = lb.generation
+    monkeypatch.setattr(lb, "generation", vanishing)
+    assert call(lb, transport=httpx.MockTransport(handle))().extensions["lbcore_region"] == gone
+    assert gone not in [region.name for region in lb.regions]
+
+
+@pytest.mark.parametrize("length", ["abc", "", "1" * 5000])
+def test_a_content_length_that_is_no_number_loses_no_response(
+    clock: Clock, call: Call, monkeypatch: pytest.MonkeyPatch, length: str
+) -> None:
+    lb = world([("a", "http://a.example")], clock)
+    reports = Reports(lb, monkeypatch)
+    caller = call(lb, transport=answering(clock, 0.25))
+    assert caller("POST", content=b"x", headers={"Content-Length": length}).status_code == 200
+    assert (reports.samples, reports.outcomes) == ([], [("a", True, None, None)])
+
+
 # ===== TLS
 
 
@@ -572,6 +605,14 @@ def test_a_balancer_keeps_no_transport_alive(clock: Clock, call: Call) -> None:
     gc.collect()
     assert gone() is None
     lb.disable("a")
+
+
+def test_a_closed_transport_leaves_nothing_in_the_balancer(clock: Clock, call: Call) -> None:
+    lb = world([("a", "http://a.example"), ("b", "http://b.example")], clock)
+    stays, goes = call(lb, transport=answering(clock, 0)), call(lb, transport=answering(clock, 0))
+    for _ in range(2):
+        goes.transport.close() if goes.loop is None else goes.loop.run(goes.transport.aclose())
+        assert [cell.cell_contents() for callback in lb._callbacks for cell in callback.__closure__ or ()] == [stays.transport._changed]
 
 
 # ===== many at once

@@ -28,7 +28,6 @@ CLIENT, REGION = "lbcore_client", "lbcore_region"  # names of extensions
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))  # RFC 9110 §9.2.2
 FAILURES = frozenset((502, 503, 504))
 SMALL = 16_384  # bytes of a body whose sending does not distort the time to the response's headers
-_NOT_THE_REGION = (httpx.PoolTimeout, httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.ProxyError)
 _GONE = frozenset(("down", "ejected", "disabled", "draining"))
 
 
@@ -65,8 +64,8 @@ class Balancing(Protocol):
     def report(self, region: str, ok: bool, client: Client, /, *, cause: str | None = None, gen: int | None = None) -> object:
         """Take one outcome."""
 
-    def on_change(self, callback: Callable[[Change], object], /) -> object:
-        """Call back after every change of a region's status."""
+    def on_change(self, callback: Callable[[Change], object], /) -> Callable[[], object]:
+        """Call back after every change of a region's status, until what this gives is called."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,15 @@ class Exchange:
             extensions.setdefault("sni_hostname", request.url.host)
         else:
             headers["Host"] = gateway.netloc.decode("ascii")
-        self._gen, self._since = self._lb.generation(region.name), self._lb.clock()
+        self._gen, self._since = self._generation(), self._lb.clock()
         url = gateway.copy_with(raw_path=path + request.url.raw_path)
         return httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=extensions)
+
+    def _generation(self) -> int:
+        try:
+            return self._lb.generation(self.region.name)
+        except UnknownRegionError:
+            return 0  # removed since it was picked: its gateway is still the best that is known
 
     def failed(self, error: Exception) -> bool:
         """Take an error that came before any response; True = send again, `region` is the next one."""
@@ -175,14 +180,15 @@ class Exchange:
         return idempotent and isinstance(self._request.stream, httpx.ByteStream)
 
     def _small(self) -> bool:
-        return isinstance(self._request.stream, httpx.ByteStream) and int(self._request.headers.get("Content-Length", 0)) <= SMALL
+        try:
+            return isinstance(self._request.stream, httpx.ByteStream) and int(self._request.headers.get("Content-Length", 0)) <= SMALL
+        except ValueError:
+            return False  # a header of the caller's that is no number
 
     @staticmethod
     def _cause(error: Exception) -> str | None:
-        """Give the cause for which the region answers; None for the caller's own mistakes, his body's and his pool's."""
-        if not isinstance(error, httpx.TransportError) or isinstance(error, _NOT_THE_REGION):
-            return None
-        return cause_of(error)
+        """Give the cause for which the region answers; what is not httpx's comes from the caller's own body."""
+        return cause_of(error) if isinstance(error, httpx.TransportError) else None
 
     # ---- tell
 

@@ -56,7 +56,7 @@ class BalancedTransport(httpx.BaseTransport):
         self._shared = transport if isinstance(transport, httpx.BaseTransport) else None
         make = transport if callable(transport) else lambda region: self._shared or httpx.HTTPTransport(verify=_tls())
         self._pools: Pools[httpx.BaseTransport] = Pools(make, lb)
-        _follow(lb, self)
+        self._unfollow = _follow(lb, self)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -82,7 +82,8 @@ class BalancedTransport(httpx.BaseTransport):
                 return response
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and follow the Balancer's changes no more."""
+        self._unfollow()
         self._close(self._pools.clear())
         if self._shared is not None:
             self._shared.close()
@@ -113,7 +114,7 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unused: deque[Pool[httpx.AsyncBaseTransport]] = deque()  # filled by any thread
         self._closing: set[asyncio.Task[None]] = set()
-        _follow(lb, self)
+        self._unfollow = _follow(lb, self)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -140,7 +141,8 @@ class AsyncBalancedTransport(httpx.AsyncBaseTransport):
                 return response
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, and follow the Balancer's changes no more."""
+        self._unfollow()
         await self._close(self._pools.clear())
         if self._closing:
             await asyncio.wait(self._closing)
@@ -233,12 +235,12 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _follow(lb: Balancing, transport: BalancedTransport | AsyncBalancedTransport) -> None:
-    """Be told of changes without keeping the transport alive."""
+def _follow(lb: Balancing, transport: BalancedTransport | AsyncBalancedTransport) -> Callable[[], object]:
+    """Be told of changes without keeping the transport alive, until what this gives is called."""
     method = weakref.WeakMethod(transport._changed)
 
     def changed(change: Change) -> None:
         if (call := method()) is not None:
             call(change)
 
-    lb.on_change(changed)
+    return lb.on_change(changed)

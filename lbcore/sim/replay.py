@@ -15,6 +15,9 @@ from lbcore.errors import ConfigError, NoRegionError, Violation
 __all__ = ["Answer", "Event", "Outcome", "Query", "Sample", "VirtualClock", "read_events", "replay", "write_events"]
 
 
+FAR = 3600.0  # seconds between the clock and the first event that are not waited for: the events bear another origin's times
+
+
 class VirtualClock:
     """Monotonic seconds that stand still until `advance` moves them."""
 
@@ -77,22 +80,23 @@ def replay(lb: Balancer, events: Iterable[Event], *, tick: float = TICK_INTERVAL
     """Feed events in order of their time to `lb`, ticking every `tick` seconds of theirs, and yield an Answer per Query.
 
     The Balancer must have been built with `clock=VirtualClock()`. Events that are late by the clock happen at once.
-    Same events, same Balancer settings: same answers. Raises TypeError for a Balancer on a real clock, ValueError for a
-    time that is not finite or a tick that is not positive; whatever an event's own values raise passes through.
+    Time begins with the clock's, or with the first event's where that is over an hour later, as wall-clock times are.
+    Same events, same Balancer settings: same answers. Raises TypeError for a Balancer on a real clock, ValueError for a time
+    that is not finite or a tick that is not positive or lost in the times' rounding; whatever an event's own values raise
+    passes through.
     """
     clock = lb.clock
     if not isinstance(clock, VirtualClock):
         raise TypeError(f"replay needs a Balancer built with clock=VirtualClock(), got {clock!r}")
     if not tick > 0:
         raise ValueError(f"tick must be positive seconds, got {tick!r}")
-    due = clock.now
+    due: float | None = None
     for event in events:
         if not math.isfinite(event.at):
             raise ValueError(f"an event's time must be finite seconds, got {event!r}")
-        while due <= event.at:
-            clock.advance(due)
-            lb.tick()
-            due += tick
+        if due is None:
+            due = event.at if event.at - clock.now > FAR else clock.now
+        due = _tick_until(event.at, due, tick, lb, clock)
         clock.advance(event.at)
         if isinstance(event, Query):
             yield _answer(lb, event)
@@ -100,6 +104,17 @@ def replay(lb: Balancer, events: Iterable[Event], *, tick: float = TICK_INTERVAL
             lb.observe(event.region, event.ms, event.client)
         else:
             lb.report(event.region, event.ok, event.client, cause=event.cause, source=event.source)
+
+
+def _tick_until(at: float, due: float, tick: float, lb: Balancer, clock: VirtualClock) -> float:
+    """Make the ticks that are due by the instant `at`; gives when the next one is."""
+    while due <= at:
+        if due + tick == due:
+            raise ValueError(f"tick must be seconds enough to tell {due!r} from the next one, got {tick!r}")
+        clock.advance(due)
+        lb.tick()
+        due += tick
+    return due
 
 
 def _answer(lb: Balancer, query: Query) -> Answer:
