@@ -131,7 +131,7 @@ cdef class LatencyTable:
     @property
     def owner(self):
         """Pid of the process that ticks this table."""
-        return self.t.head.owner
+        return <int64_t>load64(<uint64_t *>&self.t.head.owner)
 
     cdef uint32_t group_index(self, Py_ssize_t group) except? 0xFFFFFFFF:
         if <size_t>group >= self.t.groups:
@@ -431,7 +431,7 @@ cdef class LatencyTable:
         Does nothing and gives 0 in a process that does not own a shared table, and while another thread ticks.
         """
         cdef uint64_t limit = ~<uint64_t>0 if budget is None else in_range("budget", budget, 1, 2**63), left
-        cdef int64_t me = os.getpid(), ticking = self.t.ticking
+        cdef int64_t me = os.getpid(), ticking = <int64_t>load64(<uint64_t *>&self.t.ticking)
         if not self.own(seconds(now)) or ticking == me or not swap_if(&self.t.ticking, ticking, me):
             return 0  # another pid's mark is of a thread that a fork left behind
         with nogil:
@@ -442,7 +442,7 @@ cdef class LatencyTable:
     cdef bint own(self, double now):
         """Keep, or take over, the right to tick a shared block: the owner's heartbeat is at most 3 s away."""
         cdef Header *head = self.t.head
-        cdef int64_t owner = head.owner, me
+        cdef int64_t owner = <int64_t>load64(<uint64_t *>&head.owner), me
         if self.view.buf != NULL:
             me = os.getpid()
             if owner != me:
