@@ -33,6 +33,11 @@ static inline void lb_replace_but(uint32_t *p, uint32_t bits, uint32_t kept) {
 }
 /* Longer than any store that is under way in a running thread. */
 static inline void lb_pause(void) { for (volatile int i = 0; i < 20000; i++) {} }
+/* Make the word at `p` at most `v`. */
+static inline void lb_lower(uint64_t *p, uint64_t v) {
+    uint64_t old = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (v < old && !__atomic_compare_exchange_n(p, &old, v, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {}
+}
 static inline uint64_t lb_add(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_RELAXED); }
 static inline int lb_swap_if(int64_t *p, int64_t expected, int64_t wanted) {
     return __atomic_compare_exchange_n(p, &expected, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);

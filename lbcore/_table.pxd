@@ -27,6 +27,7 @@ cdef extern from "_native.h" nogil:
     bint swap_if "lb_swap_if"(int64_t *, int64_t expected, int64_t wanted)
     void fence "lb_fence"()
     void mark "lb_mark"(uint8_t *)
+    void lower "lb_lower"(uint64_t *, uint64_t)
     uint32_t set_bits32 "lb_set_bits32"(uint32_t *, uint32_t)
     uint32_t clear_bits32 "lb_clear_bits32"(uint32_t *, uint32_t)
     void replace_but "lb_replace_but"(uint32_t *, uint32_t bits, uint32_t kept)
@@ -84,12 +85,11 @@ cdef struct Table:
     uint64_t *counts           # [region][hash of the group][failures, successes]
     uint16_t *home
     uint16_t *former           # the home a group lost and means to return to
-    uint16_t *bound_region
-    uint32_t *bound            # no eligible other region has a key below
+    uint64_t *bound            # key << 32 | region: no eligible other region has a lower key
     uint32_t *since            # stamp at which the pending switch began; 0 = none
     uint8_t *forced
     uint8_t *sampled
-    uint8_t *dirty
+    uint8_t *dirty             # 1 = marked, 2 = look once more
     uint32_t *keys
     Cell *cells
     uint64_t *scratch          # 4 * words, private to the ticking thread

@@ -83,8 +83,7 @@ cdef size_t lay_out(Table *t, char *base, uint32_t groups, uint32_t capacity) no
     t.counts = <uint64_t *>(base + at); at += aligned(slot * COUNT_SLOTS * 16)
     t.home = <uint16_t *>(base + at); at += aligned(row * 2)
     t.former = <uint16_t *>(base + at); at += aligned(row * 2)
-    t.bound_region = <uint16_t *>(base + at); at += aligned(row * 2)
-    t.bound = <uint32_t *>(base + at); at += aligned(row * 4)
+    t.bound = <uint64_t *>(base + at); at += aligned(row * 8)
     t.since = <uint32_t *>(base + at); at += aligned(row * 4)
     t.forced = <uint8_t *>(base + at); at += aligned(row)
     t.sampled = <uint8_t *>(base + at); at += aligned(row)
@@ -99,7 +98,6 @@ cdef void table_initialise(Table *t, uint32_t regions, int64_t owner) noexcept n
     cdef uint64_t i
     memset(t.home, 0xFF, <size_t>t.groups * 2)
     memset(t.former, 0xFF, <size_t>t.groups * 2)
-    memset(t.bound_region, 0xFF, <size_t>t.groups * 2)
     memset(t.dirty, 1, t.groups)
     for i in range(<uint64_t>t.groups * t.stride):
         t.keys[i] = bits(FLAT_MS)
@@ -465,22 +463,26 @@ cdef void table_observe_many(
         table_observe(t, groups[i], regions[i], ms[i], stamp)
 
 
+cdef inline uint64_t bound_of(uint32_t key, uint32_t region) noexcept nogil:
+    return <uint64_t>key << 32 | region
+
+
 cdef inline void mark_if_beaten(Table *t, uint32_t group, uint32_t region, size_t row) noexcept nogil:
     """Mark the group for `tick` when some region may beat its home by the threshold.
 
     `bound` is a lower bound of the other regions' keys, so a mark may be idle but none is ever missing.
     """
-    cdef uint32_t home = load16(&t.home[group]), key, bound
+    cdef uint32_t home = load16(&t.home[group]), key = load32(&t.keys[row + region])
+    cdef uint64_t bound = load64(&t.bound[group])
     cdef float score
     if home == NO_HOME:
         return
-    key, bound = load32(&t.keys[row + region]), load32(&t.bound[group])
-    if region != home and key < bound and in_mask(t.eligible, region):
-        bound = key
-        bound_by(t, group, key, region)
+    if region != home and bound_of(key, region) < bound and in_mask(t.eligible, region):
+        bound = bound_of(key, region)
+        lower(&t.bound[group], bound)
     key = load32(&t.keys[row + home])
     score = magnitude_of(key & ~<uint32_t>EXCLUDED)
-    if key & EXCLUDED or score - magnitude_of(bound & ~<uint32_t>EXCLUDED) > threshold(score):
+    if key & EXCLUDED or score - magnitude_of(<uint32_t>(bound >> 32) & ~<uint32_t>EXCLUDED) > threshold(score):
         mark(&t.dirty[group])
 
 
@@ -546,7 +548,7 @@ cdef void mark_bereft(Table *t, const uint64_t *lost) noexcept nogil:
     """Mark groups whose home is gone, or whose bound is: a best that went down unmasks the next."""
     cdef uint32_t group, home, bound
     for group in range(t.groups):
-        home, bound = load16(&t.home[group]), load16(&t.bound_region[group])
+        home, bound = load16(&t.home[group]), <uint32_t>load64(&t.bound[group]) & 0xFFFF
         if (home != NO_HOME and in_mask(lost, home)) or (bound != NO_HOME and in_mask(lost, bound)):
             mark(&t.dirty[group])
 
@@ -575,8 +577,7 @@ cdef void mark_drawn(Table *t, const uint64_t *gained) noexcept nogil:
 cdef inline bint draws(Table *t, uint32_t group, uint32_t region, uint32_t home_key) noexcept nogil:
     cdef uint32_t key = load32(&t.keys[<size_t>group * t.stride + region])
     cdef float score = magnitude_of(home_key & ~<uint32_t>EXCLUDED)
-    if key < load32(&t.bound[group]):
-        bound_by(t, group, key, region)
+    lower(&t.bound[group], bound_of(key, region))
     return home_key & EXCLUDED or (not key & EXCLUDED and score - magnitude_of(key) > threshold(score))
 
 
@@ -654,7 +655,7 @@ cdef uint64_t count_dirty(const Table *t, uint32_t start, uint32_t end) noexcept
     cdef uint64_t n = 0
     cdef uint32_t group
     for group in range(start, end):
-        n += load8(&t.dirty[group])
+        n += load8(&t.dirty[group]) == 1
     return n
 
 
@@ -727,8 +728,11 @@ cdef void evaluate(Table *t, uint32_t group, double now, uint32_t stamp) noexcep
 
 
 cdef void bound_by(Table *t, uint32_t group, uint32_t key, uint32_t region) noexcept nogil:
-    store32(&t.bound[group], key)
-    store16(&t.bound_region[group], <uint16_t>region)
+    """Set the bound. Where that changes it, the group is looked at once more: a sample may have come between scan and store."""
+    cdef uint64_t bound = bound_of(key, region)
+    if load64(&t.bound[group]) != bound:
+        store64(&t.bound[group], bound)
+        store8(&t.dirty[group], 2)
 
 
 cdef bint comes_home(Table *t, uint32_t group, uint32_t former, const uint64_t *cand, double now) noexcept nogil:
@@ -760,6 +764,7 @@ cdef void move(Table *t, uint32_t group, uint32_t region, uint32_t best, bint fo
     store8(&t.forced[group], forced)
     store32(&t.since[group], 0)
     bound_by(t, group, load32(&t.keys[<size_t>group * t.stride + best]), NO_HOME if region == best else best)
+    store8(&t.dirty[group], 2)
     if region != best:
         mark(&t.dirty[group])
 
@@ -786,7 +791,6 @@ cdef void consider(Table *t, uint32_t group, uint32_t home, uint32_t other, doub
     if not (gap > SWITCH_AT_ONCE * limit or <int32_t>(stamp - since) >= DWELL):
         return
     if allowed(t, group, other, now):
-        store8(&t.dirty[group], 0)
         move(t, group, other, other, False)
     else:
         detour(t, group, home, score, now)
