@@ -69,7 +69,7 @@ def _tick_after_down(regions: int) -> Mapping[str, Work]:
 
     def recover_then_down() -> None:
         nonlocal now
-        for offset in (0, 40, 80):  # past the ramp: every group is back
+        for offset in (0, 40, 80, 81, 82):  # past the ramp every group is back, and was looked at once more
             now = float(next(clock)) + offset
             table.set_tier(0, 0, now)
             table.tick(now)

@@ -467,6 +467,13 @@ cdef inline uint64_t bound_of(uint32_t key, uint32_t region) noexcept nogil:
     return <uint64_t>key << 32 | region
 
 
+cdef inline bint stands_out(const Table *t, uint32_t group, uint32_t home, uint64_t bound) noexcept nogil:
+    """Whether the bound is better than the home by the threshold, or the home's path is excluded."""
+    cdef uint32_t key = load32(&t.keys[<size_t>group * t.stride + home])
+    cdef float score = magnitude_of(key & ~<uint32_t>EXCLUDED)
+    return key & EXCLUDED or score - magnitude_of(<uint32_t>(bound >> 32) & ~<uint32_t>EXCLUDED) > threshold(score)
+
+
 cdef inline void mark_if_beaten(Table *t, uint32_t group, uint32_t region, size_t row) noexcept nogil:
     """Mark the group for `tick` when some region may beat its home by the threshold.
 
@@ -474,15 +481,12 @@ cdef inline void mark_if_beaten(Table *t, uint32_t group, uint32_t region, size_
     """
     cdef uint32_t home = load16(&t.home[group]), key = load32(&t.keys[row + region])
     cdef uint64_t bound = load64(&t.bound[group])
-    cdef float score
     if home == NO_HOME:
         return
     if region != home and bound_of(key, region) < bound and in_mask(t.eligible, region):
         bound = bound_of(key, region)
         lower(&t.bound[group], bound)
-    key = load32(&t.keys[row + home])
-    score = magnitude_of(key & ~<uint32_t>EXCLUDED)
-    if key & EXCLUDED or score - magnitude_of(<uint32_t>(bound >> 32) & ~<uint32_t>EXCLUDED) > threshold(score):
+    if stands_out(t, group, home, bound):
         mark(&t.dirty[group])
 
 
@@ -545,11 +549,15 @@ cdef void start_ramps(Table *t, uint32_t word, uint64_t recovering, double now) 
 
 
 cdef void mark_bereft(Table *t, const uint64_t *lost) noexcept nogil:
-    """Mark groups whose home is gone, or whose bound is: a best that went down unmasks the next."""
-    cdef uint32_t group, home, bound
+    """Mark groups whose home is gone, and those whose bound is and stood out: a best that went down unmasks the next."""
+    cdef uint32_t group, home, region
+    cdef uint64_t bound
     for group in range(t.groups):
-        home, bound = load16(&t.home[group]), <uint32_t>load64(&t.bound[group]) & 0xFFFF
-        if (home != NO_HOME and in_mask(lost, home)) or (bound != NO_HOME and in_mask(lost, bound)):
+        home, bound = load16(&t.home[group]), load64(&t.bound[group])
+        region = <uint32_t>bound & 0xFFFF
+        if home != NO_HOME and in_mask(lost, home):
+            mark(&t.dirty[group])
+        elif home != NO_HOME and region != NO_HOME and in_mask(lost, region) and stands_out(t, group, home, bound):
             mark(&t.dirty[group])
 
 
@@ -706,6 +714,7 @@ cdef void evaluate(Table *t, uint32_t group, double now, uint32_t stamp) noexcep
     cdef uint64_t *cand = t.scratch + 2 * t.words
     cdef const uint32_t *keys = t.keys + <size_t>group * t.stride
     cdef uint32_t home = load16(&t.home[group]), former = load16(&t.former[group]), other, best
+    cdef uint64_t bound
     store8(&t.dirty[group], 0)
     fence()
     candidates(t, group, cand)
@@ -723,7 +732,9 @@ cdef void evaluate(Table *t, uint32_t group, double now, uint32_t stamp) noexcep
         bound_by(t, group, NO_INDEX, NO_HOME)
         store32(&t.since[group], 0)
         return
-    bound_by(t, group, load32(&keys[other]), other)
+    bound = load64(&t.bound[group])
+    if not bound_of(load32(&keys[home]), 0) <= bound <= bound_of(load32(&keys[other]), other):  # else it still is a close one
+        bound_by(t, group, load32(&keys[other]), other)
     consider(t, group, home, other, now, stamp)
 
 
