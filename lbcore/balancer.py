@@ -96,6 +96,7 @@ class Balancer:
         self._lock = threading.RLock()
         self._buffer = buffer
         self._callbacks: list[Callable[[Change], object]] = []
+        self._followers: list[Callable[[], object]] = []
         self._changes: list[Change] = []
         self._telling = False
         self._samples = self._ticks = 0
@@ -147,6 +148,11 @@ class Balancer:
     def region(self, name: str | Region) -> Region:
         """Give a region by its name in any spelling; UnknownRegionError names the nearest ones."""
         return self._layout.at(self.slot(name))
+
+    @property
+    def objects(self) -> tuple[Region | None, ...]:
+        """Give the region in each slot of the table, None for a free one."""
+        return self._layout.objects
 
     def slot(self, region: str | Region) -> int:
         """Give a region's index in the table."""
@@ -463,6 +469,20 @@ class Balancer:
             self._callbacks = [*self._callbacks, callback]
         return end
 
+    def on_publish(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback()` whenever `table`, `map` or `objects` are others, under the lock and before a new region may be picked.
+
+        For edges that hold on to them: a table that was replaced learns nothing more. Gives a function that ends it.
+        """
+        with self._lock:
+            self._followers = [*self._followers, callback]
+
+        def end() -> None:
+            with self._lock:
+                self._followers = [follower for follower in self._followers if follower is not callback]
+
+        return end
+
     def _notify(self) -> None:
         """Tell the changes, in their order: while one thread tells, others, and callbacks that change something, leave theirs to it."""
         if not self._changes:
@@ -534,6 +554,11 @@ class Balancer:
 
     def _publish(self) -> None:
         self._picker.replace(self.table, self.map, self._layout.objects)
+        for follower in self._followers:
+            try:
+                follower()
+            except Exception:
+                logger.exception("on_publish callback %r raised", follower)
 
     # ---- tables
 
