@@ -1,0 +1,191 @@
+"""Signing a zone: signatures made once and kept, the DNSKEY RRset, and the NSEC chain that proves what does not exist."""
+
+from __future__ import annotations
+
+import bisect
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+import dns.dnssec
+import dns.name
+import dns.rdatatype
+import dns.rrset
+from dns.dnssectypes import DSDigest
+from dns.name import Name
+from dns.rdata import Rdata
+from dns.rdataclass import IN
+from dns.rdatatype import CDNSKEY, CDS, DNSKEY, NSEC, RRSIG, RdataType
+from dns.rdtypes.ANY.NSEC import NSEC as NsecData
+from dns.rdtypes.ANY.NSEC import Bitmap
+from dns.rdtypes.ANY.RRSIG import RRSIG as Signature
+
+from lbcore.dns.keys import Key
+
+__all__ = ["Chain", "Signer"]
+
+HOUR, DAY = 3600, 86_400
+BACKDATED = HOUR  # for validators whose clocks are slow
+VALIDITY = 14 * DAY
+SPREAD = 3 * DAY  # a zone's signatures end over so long a time, so that they are not all renewed at once
+RENEWED = 7 * DAY  # a signature with less than this left is due; enough to notice a signer that has stopped, and mend it
+BATCH = 6 * HOUR  # what becomes due so soon is renewed along with what is: a rebuild at most every so often
+_BY_SEP = frozenset((DNSKEY, CDS, CDNSKEY))
+
+_Known = dict[tuple[object, ...], Signature]
+
+
+class Signer:
+    """Sign the RRsets of one zone with the keys that are active at the time.
+
+    zone: its name
+    keys: those of the zone, in whatever state; which sign follows from their timing and the clock
+    ttl: seconds, of the DNSKEY, CDS and CDNSKEY RRsets
+    clock: wall-clock seconds since 1970
+    A build of the zone starts with `begin()`, which fixes the time and the keys for it, then asks `sign` for all it has; what was
+    signed for the build before and is still good costs no cryptography. `due()` says when to build again.
+
+    Of each algorithm, one key signs the records: a ZSK, else a key with SEP, that which has been active longest; so a successor
+    takes over when its predecessor becomes inactive, and answers never carry two signatures of one algorithm. The DNSKEY, CDS and
+    CDNSKEY RRsets are signed by all active keys with SEP, so that either DS validates.
+    Source: RFC 4034, 4035 §2; RFC 6781 §4.1 (rollovers), §4.4.2 (validity and renewal).
+    """
+
+    def __init__(self, zone: str | Name, keys: Iterable[Key], *, ttl: int = HOUR, clock: Callable[[], float] = time.time) -> None:
+        self.origin = dns.name.from_text(zone) if isinstance(zone, str) else zone
+        self.keys, self.ttl = tuple(keys), ttl
+        self._clock = clock
+        self._known: _Known = {}
+        self._before: _Known = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a build: decide which keys are published and sign, and forget signatures that the last build did not use."""
+        now = self._now = self._clock()
+        self._known, self._before = {}, self._known
+        self._published = [key for key in self.keys if key.timing.published(now)]
+        active = [key for key in self.keys if key.timing.active(now)]
+        self._for_keys = _all_with_sep([key for key in active if key in self._published])
+        self._for_data = _one_each(active, self._published)
+        self._until = min((key.timing.next_change(now) for key in self.keys), default=float("inf"))
+
+    @property
+    def signing(self) -> bool:
+        """Say whether any key is active, as of `begin`; without, a zone is served unsigned."""
+        return bool(self._for_data)
+
+    def due(self) -> bool:
+        """Say whether to build again: a signature nears its end, a key changes its state, or the clock was set back."""
+        now = self._clock()
+        return now >= self._until or now < self._now - BACKDATED
+
+    def sign(self, rrset: dns.rrset.RRset) -> list[Signature]:
+        """Give the signatures of an RRset, one for each key that signs it; none when no key is active.
+
+        rrset: under its owner, which for a wildcard is `*.…` (an expanded answer carries the wildcard's signatures), with the
+        longest TTL it is ever answered with: a shorter one needs no other signature.
+        """
+        keys = self._for_keys if rrset.rdtype in _BY_SEP else self._for_data
+        identity = (rrset.name.canonicalize(), rrset.rdtype, rrset.ttl, *sorted(rdata.to_digestable() for rdata in rrset))
+        return [self._signature(rrset, identity, key) for key in keys]
+
+    def apex(self) -> list[dns.rrset.RRset]:
+        """Give the RRsets that signing adds to the zone's own name: DNSKEY, and CDS and CDNSKEY while keys ask for them."""
+        found = []
+        if self._published:
+            found.append(dns.rrset.from_rdata_list(self.origin, self.ttl, [key.dnskey for key in self._published]))
+        if synced := [key for key in self._published if key.timing.synced(self._now)]:
+            cds = [dns.dnssec.make_cds(self.origin, key.dnskey, DSDigest.SHA256) for key in synced]
+            found.append(dns.rrset.from_rdata_list(self.origin, self.ttl, cds))
+            found.append(dns.rrset.from_rdata_list(self.origin, self.ttl, [_cdnskey(key) for key in synced]))
+        return found
+
+    def _signature(self, rrset: dns.rrset.RRset, identity: tuple[object, ...], key: Key) -> Signature:
+        known = (key, *identity)
+        signature = self._known.get(known) or self._before.get(known)
+        if signature is None or not self._good(signature):
+            signature = self._make(rrset, identity, key)
+        self._known[known] = signature
+        self._until = min(self._until, signature.expiration - RENEWED)
+        return signature
+
+    def _good(self, signature: Signature) -> bool:
+        return signature.inception <= self._now < signature.expiration - RENEWED - BATCH
+
+    def _make(self, rrset: dns.rrset.RRset, identity: tuple[object, ...], key: Key) -> Signature:
+        now = int(self._now)
+        end = now + VALIDITY - zlib.crc32(repr(identity).encode()) % SPREAD
+        return dns.dnssec.sign(rrset, key.private, self.origin, key.dnskey, inception=now - BACKDATED, expiration=end)
+
+
+def _all_with_sep(keys: list[Key]) -> list[Key]:
+    """Give the keys that sign DNSKEY: those with SEP, or where an algorithm has none, all of it."""
+    with_sep = {key.algorithm for key in keys if key.sep}
+    return [key for key in keys if key.sep or key.algorithm not in with_sep]
+
+
+def _one_each(active: list[Key], published: list[Key]) -> list[Key]:
+    """Give the key of each algorithm that signs the records: published rather than not, a ZSK rather than not, active the longest."""
+
+    def rank(key: Key) -> tuple[object, ...]:
+        return key not in published, key.sep, key.timing.activate, key.tag
+
+    best: dict[int, Key] = {}
+    for key in sorted(active, key=rank):
+        best.setdefault(key.algorithm, key)
+    return [*best.values()]
+
+
+def _cdnskey(key: Key) -> Rdata:
+    return dns.dnssec.make_cdnskey(key.private.public_key(), key.algorithm, key.dnskey.flags)
+
+
+class Chain:
+    """The NSEC records of a zone, by which it proves what does not exist.
+
+    types: every name that has records here, with their types: not the parents that have none, nor anything below a zone cut; at
+        the cut itself NS, and DS if any. RRSIG and NSEC need not be named
+    ttl: seconds, the lesser of the SOA's TTL and its MINIMUM (RFC 9077)
+    A name whose answer depends on the client has all types that anybody can get; `at` takes those of one client.
+    Source: RFC 4034 §4 and §6.1, RFC 4035 §3.1.3.
+    """
+
+    def __init__(self, types: Mapping[Name, Iterable[int]], ttl: int) -> None:
+        self._types = {name: frozenset(found) for name, found in types.items()}
+        self._names = sorted(self._types)  # dnspython compares names in the canonical order
+        self._next = dict(zip(self._names, [*self._names[1:], *self._names[:1]], strict=True))
+        self._ttl = ttl
+
+    def __contains__(self, name: Name) -> bool:
+        return name in self._types
+
+    def at(self, name: Name, types: Iterable[int] | None = None) -> dns.rrset.RRset:
+        """Give a name's NSEC: it denies every type but `types`; None = those that the name has for anybody.
+
+        Raises KeyError for a name that has no records.
+        """
+        held = {RdataType.make(rdtype) for rdtype in (self._types[name] if types is None else types)}
+        windows = Bitmap.from_rdtypes([*held, NSEC, RRSIG]).windows
+        nsec = NsecData(IN, NSEC, self._next[name], windows)  # type: ignore[no-untyped-call]
+        return dns.rrset.from_rdata_list(name, self._ttl, [nsec])
+
+    def covering(self, name: Name) -> dns.rrset.RRset:
+        """Give the NSEC that proves that a name of the zone has no records: its owner sorts before, its next name after it."""
+        return self.at(self._names[bisect.bisect_left(self._names, name) - 1])
+
+    def nodata(self, name: Name, types: Iterable[int] | None = None) -> dns.rrset.RRset:
+        """Give the proof that an existing name lacks a type: its own NSEC, or that which leaps over a parent without records."""
+        return self.at(name, types) if name in self._types else self.covering(name)
+
+    def nxdomain(self, name: Name, encloser: Name) -> list[dns.rrset.RRset]:
+        """Give the proof that a name does not exist and no wildcard stands for it; one record or two.
+
+        encloser: its longest parent that exists
+        """
+        found = [self.covering(name), self.covering(wildcard(encloser))]
+        return found[:1] if found[0].name == found[1].name else found
+
+
+def wildcard(name: Name) -> Name:
+    """Give `*` below a name."""
+    return Name((b"*", *name.labels))
