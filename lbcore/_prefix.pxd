@@ -179,6 +179,9 @@ cdef inline uint32_t find_group(const prefix_map* m, const ip* a) noexcept nogil
     return prefix_lookup6(m, a.hi, a.lo) if a.is_v6 else trie_lookup(&m.v4, a.hi)
 
 
+cdef int read_client(object client, ip* out) except -1
+
+
 cdef class PrefixMap:
     cdef prefix_map map
     cdef readonly tuple keys, countries

@@ -105,6 +105,7 @@ cdef inline bint in_mask(const uint64_t *mask, uint32_t region) noexcept nogil:
 
 
 cdef int32_t table_scan(const Table *t, uint32_t group, const uint64_t *within) noexcept nogil
+cdef int32_t table_scan_mask(const Table *t, uint32_t group, const uint64_t *mask) noexcept nogil
 cdef void table_observe(Table *t, uint32_t group, uint32_t region, float ms, uint32_t stamp) noexcept nogil
 cdef void table_observe_many(
     Table *t, const uint32_t *groups, const uint16_t *regions, const float *ms, size_t n, uint32_t stamp

@@ -218,6 +218,12 @@ cdef int32_t table_scan(const Table *t, uint32_t group, const uint64_t *within) 
     return <int32_t>scan(keys, mask, t.stride)
 
 
+cdef int32_t table_scan_mask(const Table *t, uint32_t group, const uint64_t *mask) noexcept nogil:
+    """Give the best region of the mask, whatever its health; -1 = the mask is empty."""
+    cdef uint32_t best = scan(t.keys + <size_t>group * t.stride, mask, t.stride)
+    return <int32_t>best if best != NO_INDEX else -1
+
+
 cdef bint last_resort(const Table *t, const uint64_t *within, uint64_t *mask) noexcept nogil:
     """Fill `mask` with the regions that serve when none is eligible; False when even that is empty.
 

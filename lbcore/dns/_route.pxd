@@ -28,8 +28,14 @@ cdef struct program
 cdef void choose(const program* p, uint32_t root, const ip* client, uint32_t turn, bint pair, choice* out) noexcept nogil
 
 
+cdef class Horizon:
+    cdef uint32_t* seconds
+    cdef readonly Py_ssize_t slots
+
+
 cdef class Program:
     cdef program* p
     cdef readonly LatencyTable table
     cdef readonly PrefixMap map
     cdef object kept               # whatever else `p` points into
+    cdef int check(self, Py_ssize_t root) except -1

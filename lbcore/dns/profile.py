@@ -11,11 +11,19 @@ import dns.name
 
 from lbcore.errors import ConfigError, Violation
 
-__all__ = ["METHODS", "Profile"]
+__all__ = ["METHODS", "Endpoint", "Profile"]
 
 METHODS = ("performance",)
 MAX_TTL = 2**31 - 1  # RFC 2181 §8
 _SECONDS = ("ttl", "zone_ttl", "refresh", "retry", "expire")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One of a profile's regions."""
+
+    region: str = ""
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,12 @@ class Profile:
     negative_ttl: int | None = None
     zone_ttl: int = 3600
     method: str = "performance"
+    ttl_min: int | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    fail_open: str = "serve_all"
+    backup: tuple[str, ...] = ()
+    family: str = "client"
+    enabled: bool = True
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
