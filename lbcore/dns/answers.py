@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from lbcore.dns.profile import Profile
+    from lbcore.dns.steered import Steered
     from lbcore.dns.zone import Zone
 
-__all__ = ["Answers", "Body", "Entry", "Forms", "Node", "Root", "Rotations"]
+__all__ = ["Answers", "Body", "Entry", "Forms", "Found", "Node", "Root", "Rotations"]
 
 
 class Body(NamedTuple):
@@ -56,10 +57,15 @@ class Forms:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """Where a decision starts: a profile, and the family that regions must have (1 = A, 28 = AAAA, 0 = whichever)."""
+    """Where a decision starts: a profile, and what DNS must be able to say of a region, as `Place.families` has it.
+
+    family: the one that regions must have, 1 = A, 28 = AAAA, 0 = whichever
+    direct: the name cannot be a CNAME, so regions without addresses do not count
+    """
 
     profile: Profile
     family: int = 0
+    direct: bool = False
 
 
 @dataclass(slots=True)
@@ -88,6 +94,7 @@ class Node:
     wildcard: the node of `*` below it, when there is one
     referral: at or below a zone cut: only the Responder knows
     profile: the profile that steers it; region names in metrics go with it
+    steered: writes what is not prepared: pairs, and records of several regions
     """
 
     zone: Zone
@@ -97,6 +104,25 @@ class Node:
     wildcard: Node | None = None
     referral: bool = False
     profile: Profile | None = None
+    steered: Steered | None = None
+
+
+class Found(NamedTuple):
+    """Where a name leads.
+
+    node: the name's own, or that of the wildcard that stands for it; None = there is no such name
+    encloser: the closest existing name, itself or above: a referral when that is one
+    wildcard: whether a wildcard stands for it
+    """
+
+    node: Node | None
+    encloser: Node
+    wildcard: bool = False
+
+    @property
+    def zone(self) -> Zone:
+        """Give the zone that the name is in."""
+        return self.encloser.zone
 
 
 @dataclass(slots=True)
@@ -113,3 +139,21 @@ class Answers:
     nxdomain: dict[bytes, Forms] = field(default_factory=dict)
     roots: tuple[Root, ...] = ()
     regions: tuple[str, ...] = ()
+
+    def find(self, name: bytes) -> Found | None:
+        """Give where a name in wire form, lower case, leads; None = to none of the zones.
+
+        The rule, which the compiled look-up shares: take labels off the left until a name is in `nodes`; that is the closest
+        encloser. None at all: foreign. Nothing taken off: it is the node. Else, when it has `referral`, that is the answer; when
+        it has `wildcard`, that is the node; or else the name does not exist. Names that a more specific zone or a delegation
+        hides are not in `nodes`, so the most specific zone wins by itself.
+        Source: RFC 4592 §3.3.1, RFC 1034 §4.3.2.
+        """
+        at = name
+        while (encloser := self.nodes.get(at)) is None:
+            if not at[0]:
+                return None
+            at = at[1 + at[0] :]
+        if at == name:
+            return Found(encloser, encloser)
+        return Found(None if encloser.referral else encloser.wildcard, encloser, not encloser.referral and encloser.wildcard is not None)

@@ -35,7 +35,7 @@ from dns.rdatatype import ANY, AXFR, IXFR, NS, SOA, RdataType
 
 from lbcore.dns.profile import Profile
 from lbcore.dns.query import Query, parse
-from lbcore.dns.zone import Zone, address_rdata, cname_rdata, rrset
+from lbcore.dns.records import Zone, address_rdata, cname_rdata, rrset
 from lbcore.errors import NoRegionError
 from lbcore.region import Region
 from lbcore.sense.geo import Client

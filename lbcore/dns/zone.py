@@ -1,85 +1,236 @@
-"""Zone: what is the same for every client: SOA, NS, glue, and which names exist."""
+"""Zone: what this process is authoritative for: SOA, NS and glue, static records, and which names are steered by which profile.
+
+                               answered
+    static records             the same for everybody
+    steered names              by their profile: A, AAAA, HTTPS, SVCB, or a CNAME where the region has a host name alone
+    aliases                    as the steered name they stand for, but never with a CNAME: at the apex, or beside other records
+    a CNAME to a steered name  the CNAME alone: the resolver asks again, so that its scope and lifetime stay its own (RFC 7871 §7.2.1)
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import dns.exception
 import dns.name
 import dns.rdata
-import dns.rdatatype
-import dns.rrset
 from dns.name import Name
 from dns.rdata import Rdata
 from dns.rdataclass import IN
-from dns.rdatatype import AAAA, CNAME, NS, SOA, A, RdataType
+from dns.rdatatype import AAAA, NS, SOA, A, RdataType
 
-from lbcore.dns.profile import Profile
+from lbcore.dns.names import key_of
+from lbcore.dns.zonefile import Content, Records, check, read
+from lbcore.errors import ConfigError, Violation
 
-__all__ = ["Zone", "address_rdata", "cname_rdata", "rrset"]
+if TYPE_CHECKING:
+    from lbcore.dns.profile import Profile
 
+__all__ = ["Zone"]
 
-def address_rdata(text: str) -> Rdata:
-    """Give an A or AAAA record's data for an address."""
-    return dns.rdata.from_text(IN, A if ipaddress.ip_address(text).version == 4 else AAAA, text)
-
-
-def cname_rdata(target: Name) -> Rdata:
-    """Give a CNAME record's data."""
-    return dns.rdata.from_text(IN, CNAME, target.to_text())
+MAX_TTL = 2**31 - 1  # RFC 2181 §8
+_SECONDS = ("zone_ttl", "refresh", "retry", "expire", "negative_ttl")
 
 
-def rrset(name: Name, ttl: int, rdatas: Iterable[Rdata]) -> dns.rrset.RRset:
-    """Give records of one type under one name, in the order given."""
-    return dns.rrset.from_rdata_list(name, ttl, [*rdatas])
-
-
+@dataclass(frozen=True, eq=False)
 class Zone:
-    """The static records of a profile's zone."""
+    """A zone: its own records and its steered names.
 
-    def __init__(self, profile: Profile) -> None:
-        self.origin, self.ttl = profile.origin, profile.zone_ttl
-        servers = [profile.host(name) for name in profile.nameservers]
-        primary = profile.host(profile.mname) if profile.mname else servers[0]
-        times = f"{profile.refresh} {profile.retry} {profile.expire} {profile.minimum}"
-        soa = dns.rdata.from_text(IN, SOA, f"{primary} {profile.mailbox} {profile.serial} {times}")
-        self._nodes: dict[Name, dict[RdataType, list[Rdata]]] = {
-            self.origin: {SOA: [soa], NS: [dns.rdata.from_text(IN, NS, name.to_text()) for name in servers]}
-        }
-        for name in servers:
-            self._add(name, ())
-        for text, addresses in profile.glue.items():
-            self._add(profile.host(text), addresses)
-        self._names = _with_ancestors([*self._nodes, profile.owner], self.origin)
-        # RFC 2308 §3: a denial lives as long as the lesser of the SOA's own TTL and its MINIMUM.
-        self.denial = rrset(self.origin, min(profile.zone_ttl, profile.minimum), [soa])
-        self.glue = [found for name in servers if name.is_subdomain(self.origin) for found in self.find(name, name, (A, AAAA))]
+    origin: the zone's name
+    profiles: steered names and their profiles; "api" and "api.eu" are relative to the zone, "@" is the zone itself, "*" and "*.eu"
+        stand for every name that does not exist there (RFC 4592)
+    records: static records: text in the form of a zone file, or the Path of one; $ORIGIN and $TTL work, $INCLUDE and $GENERATE do not
+    aliases: names that answer as a steered name of this process does, in this zone or another: {"@": "api"}
+    nameservers: NS of the zone, in full or one label relative to it; not when `records` has them. Default "ns"
+    glue: addresses of name servers that lie in the zone. A public delegation needs them; without, their names answer NODATA
+    mname, rname, serial, refresh, retry, expire, negative_ttl: the SOA, unless `records` has it; mname = the first name server,
+        rname as "hostmaster" or "hostmaster@example.com", negative_ttl (seconds) is its MINIMUM
+    zone_ttl: seconds, of SOA, NS and glue, and of static records that give none
+    alpn: protocols that HTTPS and SVCB records of steered names promise beside HTTP/1.1; () = no such records
+    keys: signs the zone; None = it is not signed
+    Raises ConfigError with every violation, OSError when a file cannot be read.
+    Source: RFC 1035 §3.3.13 and §5, RFC 1034 §3.6.2, RFC 2308 §5, RFC 2181 §8, RFC 4592, RFC 9460.
+    """
 
-    def exists(self, name: Name) -> bool:
-        """Say whether a name exists, with records or only as the parent of one that has (RFC 8020)."""
-        return name in self._names
+    origin: str
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    records: str | Path | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    nameservers: tuple[str, ...] = ()
+    glue: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mname: str = ""
+    rname: str = "hostmaster"
+    serial: int = 1
+    refresh: int = 3600
+    retry: int = 600
+    expire: int = 604_800
+    negative_ttl: int = 30
+    zone_ttl: int = 3600
+    alpn: tuple[str, ...] = ("h2",)
+    keys: Any = None
+    apex: Name = field(init=False)
+    key: bytes = field(init=False)  # the zone's name, as names.py has it; so have the next three
+    content: Content = field(init=False)
+    steered: Mapping[bytes, Profile] = field(init=False)
+    stands_for: Mapping[bytes, bytes] = field(init=False)
 
-    def find(self, name: Name, spelled: Name, types: Iterable[RdataType]) -> list[dns.rrset.RRset]:
-        """Give the static records of a name and types, under the spelling that was asked for."""
-        node = self._nodes.get(name, {})
-        return [rrset(spelled, self.ttl, node[rdtype]) for rdtype in types if node.get(rdtype)]
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        for given in ("nameservers", "alpn"):
+            set_field(self, given, _strings(getattr(self, given)))
+        set_field(self, "glue", {name: _strings(addresses) for name, addresses in self.glue.items()})
+        apex = _name(self.origin, dns.name.root)
+        if apex is None or len(apex) < 2 or apex.is_wild():
+            raise ConfigError([Violation("dns.zone", self.origin, "a domain name such as example.com")])
+        set_field(self, "apex", apex)
+        set_field(self, "key", key_of(apex))
+        violations = [*self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue()]
+        set_field(self, "steered", {key_of(name): profile for text, profile in self.profiles.items() if (name := self._inner(text))})
+        aliases = {name: self.absolute(target) for text, target in self.aliases.items() if (name := self._inner(text))}
+        set_field(self, "stands_for", {key_of(name): key_of(target) for name, target in aliases.items() if target})
+        if not violations:
+            set_field(self, "content", self._content(violations))
+        if violations:
+            raise ConfigError(violations)
 
-    def types(self, name: Name) -> list[RdataType]:
-        """Give the types of which a name has static records."""
-        return [*self._nodes.get(name, ())]
+    @classmethod
+    def of(cls, profile: Profile) -> Zone:
+        """Give the zone that a profile with a name and a zone asks for by itself, with one name server `ns` that has no address."""
+        return cls(profile.zone, {profile.name: profile})
 
-    def _add(self, name: Name, addresses: Iterable[str]) -> None:
-        if name.is_subdomain(self.origin):
-            node = self._nodes.setdefault(name, {})
-            for text in addresses:
-                rdata = address_rdata(text)
-                node.setdefault(rdata.rdtype, []).append(rdata)
+    def absolute(self, text: str) -> Name | None:
+        """Give a name in full: what ends in a dot or lies in the zone is already, else it is relative to it. None for what is no name."""
+        if text == "@":
+            return self.apex
+        full = _name(text, dns.name.root)
+        return full if full is None or text.endswith(".") or full.is_subdomain(self.apex) else _name(text, self.apex)
+
+    def host(self, text: str) -> Name | None:
+        """Give a server's name in full: one label is relative to the zone, more are a full name with or without the last dot."""
+        return _name(text, self.apex if "." not in text else dns.name.root)
+
+    @property
+    def soa(self) -> Rdata:
+        """Give the SOA's data."""
+        return self.content[self.key][SOA].rdatas[0]
+
+    @property
+    def denial_ttl(self) -> int:
+        """Give the seconds that a denial lives: the lesser of the SOA's TTL and its MINIMUM (RFC 2308 §3)."""
+        minimum: int = self.soa.minimum  # type: ignore[attr-defined]
+        return min(self.content[self.key][SOA].ttl, minimum)
+
+    # ---- records
+
+    def _content(self, violations: list[Violation]) -> Content:
+        content, lines = read(self.records, self.apex, self.zone_ttl, violations)
+        apex = content.setdefault(self.key, {})
+        if SOA not in apex:
+            apex[SOA] = Records(self.zone_ttl, (self._made_soa(apex),))
+        if NS not in apex:
+            servers = [self.host(text) for text in self.nameservers or ("ns",)]
+            apex[NS] = Records(self.zone_ttl, tuple(_rdata(NS, str(name)) for name in servers))
+            for name in servers:
+                if name is not None and name.is_subdomain(self.apex) and key_of(name) not in self.steered:
+                    content.setdefault(key_of(name), {})
+        elif self.nameservers:
+            violations.append(Violation("dns.nameservers", self.nameservers, "none: `records` has the zone's NS"))
+        for text, addresses in self.glue.items():
+            self._add_glue(content.setdefault(key_of(self.host(text) or self.apex), {}), addresses)
+        violations += check(content, lines, self)
+        return content
+
+    def _made_soa(self, apex: Mapping[int, Records]) -> Rdata:
+        first = self.host(self.mname or (*self.nameservers, "ns")[0])
+        if not self.mname and NS in apex:
+            first = apex[NS].rdatas[0].target  # type: ignore[attr-defined]
+        times = f"{self.refresh} {self.retry} {self.expire} {self.negative_ttl}"
+        return _rdata(SOA, f"{first} {self._mailbox()} {self.serial} {times}")
+
+    def _add_glue(self, node: dict[int, Records], addresses: Iterable[str]) -> None:
+        for text in addresses:
+            rdata = _rdata(A if ipaddress.ip_address(text).version == 4 else AAAA, text)
+            before = node.get(rdata.rdtype, Records(self.zone_ttl, ()))
+            if rdata not in before.rdatas:
+                node[rdata.rdtype] = Records(before.ttl, (*before.rdatas, rdata))
+
+    def _mailbox(self) -> Name | None:
+        """Give `rname` as a domain name; dots of the local part stay in its first label (RFC 1035 §8)."""
+        local, at, domain = self.rname.partition("@")
+        if not at:
+            return self.absolute(self.rname)
+        try:
+            return dns.name.Name((local.encode("ascii"), *dns.name.from_text(domain).labels))
+        except (dns.exception.DNSException, UnicodeError, ValueError):
+            return None
+
+    # ---- checks
+
+    def _inner(self, text: str) -> Name | None:
+        name = self.absolute(text) if text else None
+        return name if name is not None and name.is_subdomain(self.apex) else None
+
+    def _wrong_numbers(self) -> Iterator[Violation]:
+        for key in _SECONDS:
+            if not _within(getattr(self, key), MAX_TTL):
+                yield Violation(f"dns.{key}", getattr(self, key), f"whole seconds, 0..{MAX_TTL}")
+        if not _within(self.serial, 2**32 - 1):
+            yield Violation("dns.serial", self.serial, "a whole number, 0..4294967295")
+        for protocol in self.alpn:
+            if not 0 < len(protocol.encode()) < 256:
+                yield Violation("dns.alpn", protocol, "the name of a protocol, such as h2")
+
+    def _wrong_names(self) -> Iterator[Violation]:
+        for key, texts in (("name", [*self.profiles]), ("aliases", [*self.aliases])):
+            for text in texts:
+                if self._inner(text) is None:
+                    yield Violation(f"dns.{key}", text, f"a name in {self.origin}, or @ for the zone itself")
+        for target in self.aliases.values():
+            if self.absolute(target) is None:
+                yield Violation("dns.aliases", target, "a steered name")
+        if not self.rname or self._mailbox() is None:
+            yield Violation("dns.rname", self.rname, "a mailbox such as hostmaster@example.com")
+        for key, text in (*(("nameservers", text) for text in self.nameservers), ("mname", self.mname or "ns")):
+            if self.host(text) is None:
+                yield Violation(f"dns.{key}", text, "a domain name")
+
+    def _wrong_glue(self) -> Iterator[Violation]:
+        servers = {self.host(text) for text in self.nameservers or ("ns",)}
+        for text, addresses in self.glue.items():
+            name = self.host(text)
+            if name is None or name not in servers or not name.is_subdomain(self.apex):
+                yield Violation(f"dns.glue.{text}", text, f"a name server of the zone that lies in {self.origin}")
+            for address in addresses:
+                if not _is_address(address):
+                    yield Violation(f"dns.glue.{text}", address, "an IPv4 or IPv6 address")
 
 
-def _with_ancestors(names: Iterable[Name], origin: Name) -> set[Name]:
-    found = {origin}
-    for name in names:
-        while name != origin:
-            found.add(name)
-            name = name.parent()
-    return found
+def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _within(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def _rdata(rdtype: int, text: str) -> Rdata:
+    return dns.rdata.from_text(IN, RdataType.make(rdtype), text)
+
+
+def _name(text: str, origin: Name) -> Name | None:
+    try:
+        name = dns.name.from_text(text, origin) if text else None
+    except (dns.exception.DNSException, UnicodeError, ValueError):
+        return None
+    return None if name == dns.name.root else name
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return "%" not in str(ipaddress.ip_address(text))
+    except ValueError:
+        return False

@@ -1,0 +1,124 @@
+"""Writing records into Bodies, plain and signed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import dns.rdata
+import dns.rrset
+from dns.name import Name
+from dns.rdata import Rdata
+from dns.rdataclass import IN
+from dns.rdatatype import RRSIG, SOA, RdataType
+
+from lbcore.dns.answers import Body, Forms
+from lbcore.dns.names import from_key
+from lbcore.dns.zone import Zone
+
+__all__ = ["ASKED", "ORIGIN", "RRset", "Signing", "Writer", "wire", "wires"]
+
+ASKED = b"\xc0\x0c"  # the name asked for, at byte 12
+ORIGIN = b"\xc0\x00"  # the zone's name within it, where that is known only when asked: see Body.origins
+_FIXED = struct.Struct("!HHIH")
+
+
+class Signing(Protocol):
+    """What signs a zone."""
+
+    def sign(self, rrset: dns.rrset.RRset) -> Sequence[Rdata]:
+        """Give the RRSIG data for records."""
+
+
+class RRset(NamedTuple):
+    """Records of one type under one name, as they go into a response.
+
+    owner: the name that they are signed under; shown: how the response writes it: ASKED, ORIGIN, or the name itself
+    patched: the route decides their TTL; signed: at a zone cut only DS and NSEC are
+    """
+
+    owner: bytes
+    shown: bytes
+    rdtype: int
+    ttl: int
+    rdatas: Sequence[bytes]
+    patched: bool = False
+    signed: bool = True
+
+
+@dataclass(slots=True)
+class Writer:
+    """Writes the answers of one zone. signing: None = it is not signed, and `Forms.signed` stays empty."""
+
+    zone: Zone
+    signing: Signing | None = None
+
+    def forms(
+        self, answer: Sequence[RRset] = (), authority: Sequence[RRset] = (), additional: Sequence[RRset] = (), *,
+        proof: Sequence[RRset] = (), rotations: int = 1, rcode: int = 0, authoritative: bool = True,
+    ) -> Forms:  # fmt: skip
+        """Give one response, plain and signed.
+
+        proof: further authority records, in the signed form alone
+        rotations: as many Bodies, in each the first answer's records begin one further on
+        """
+        turns = range(rotations)
+        extra = [(rrset, ()) for rrset in additional]
+        plain = [[(rrset, ()) for rrset in section] for section in (answer, authority)]
+        forms = Forms(tuple(_body([*plain, extra], turn, rcode, authoritative) for turn in turns))
+        if self.signing is None:
+            return forms
+        signed = [[(rrset, self._signatures(rrset)) for rrset in section] for section in (answer, [*authority, *proof])]
+        return Forms(forms.plain, tuple(_body([*signed, extra], turn, rcode, authoritative) for turn in turns))
+
+    def soa(self, most: int | None = None) -> RRset:
+        """Give the SOA of a denial. most: the TTL of the answers that the denial stands in for, which it does not outlive."""
+        ttl = self.zone.denial_ttl
+        soa = (wire(self.zone.soa),)
+        if most is None:
+            return RRset(self.zone.key, ORIGIN, SOA, ttl, soa)
+        return RRset(self.zone.key, ORIGIN, SOA, min(ttl, most), soa, patched=most <= ttl)
+
+    def _signatures(self, rrset: RRset) -> Sequence[bytes]:
+        if self.signing is None or not rrset.signed:
+            return ()
+        rdatas = [dns.rdata.from_wire(IN, RdataType.make(rrset.rdtype), rdata, 0, len(rdata)) for rdata in rrset.rdatas]
+        ttl = self.zone.content[self.zone.key][SOA].ttl if rrset.rdtype == SOA else rrset.ttl  # a denial only shortens it
+        return wires(self.signing.sign(dns.rrset.from_rdata_list(from_key(rrset.owner), ttl, rdatas)))
+
+
+def wire(data: Name | Rdata) -> bytes:
+    """Give a name or a record's data as it goes into a response, uncompressed."""
+    written = data.to_wire()
+    assert written is not None  # it is only when writing into a file
+    return written
+
+
+def wires(rdatas: Iterable[Rdata]) -> tuple[bytes, ...]:
+    """Give records' data as it goes into a response, uncompressed."""
+    return tuple(map(wire, rdatas))
+
+
+def _body(sections: Sequence[Sequence[tuple[RRset, Sequence[bytes]]]], turn: int, rcode: int, authoritative: bool) -> Body:
+    data, ttls, origins = bytearray(), list[int](), list[int]()
+    counts = [0, 0, 0]
+    for number, section in enumerate(sections):
+        for rrset, rdtype, rdata in _records(section, turn):
+            if rrset.shown is ORIGIN:
+                origins.append(len(data))
+            data += rrset.shown
+            if rrset.patched:
+                ttls.append(len(data) + 4)
+            data += _FIXED.pack(rdtype, IN, rrset.ttl, len(rdata)) + rdata
+            counts[number] += 1
+        turn = 0  # only answers rotate
+    return Body(bytes(data), counts[0], counts[1], counts[2], rcode, authoritative, tuple(ttls), tuple(origins))
+
+
+def _records(section: Sequence[tuple[RRset, Sequence[bytes]]], turn: int) -> Iterator[tuple[RRset, int, bytes]]:
+    for rrset, signatures in section:
+        rotated = [*rrset.rdatas[turn:], *rrset.rdatas[:turn]] if turn else rrset.rdatas
+        yield from ((rrset, rrset.rdtype, rdata) for rdata in rotated)
+        yield from ((rrset, RRSIG, rdata) for rdata in signatures)
