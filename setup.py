@@ -75,7 +75,7 @@ class BuildCore(build_ext):
 MODE = mode()
 SOURCES = sorted(glob("lbcore/**/*.pyx", recursive=True))
 EXTENSIONS = [
-    Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], include_dirs=["lbcore"], depends=glob("lbcore/*.h"))
+    Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], include_dirs=["lbcore"], depends=glob("lbcore/**/*.h", recursive=True))
     for path in SOURCES
 ]
 
