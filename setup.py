@@ -74,8 +74,9 @@ class BuildCore(build_ext):
 
 MODE = mode()
 SOURCES = sorted(glob("lbcore/**/*.pyx", recursive=True))
+HEADERS = glob("lbcore/**/*.h", recursive=True)
 EXTENSIONS = [
-    Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], include_dirs=["lbcore"], depends=glob("lbcore/**/*.h", recursive=True))
+    Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], include_dirs=["lbcore"], depends=HEADERS)
     for path in SOURCES
 ]
 

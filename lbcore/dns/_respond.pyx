@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 
 from lbcore._address cimport ip
 from lbcore._table cimport load64, store64
-from lbcore.dns._cookies cimport COOKIE_SIZE, cookie_answer, cookie_secrets, secrets_now
+from lbcore.dns._cookies cimport COOKIE_SIZE, cookie_answer, secrets_now
 from lbcore.dns._packet cimport (
     ANY, COOKIE, ECS, FIRST_META, HEADER, MAX_UDP, OPT, UNANSWERED, USUAL, big16, put16, put32, query, read_query,
 )

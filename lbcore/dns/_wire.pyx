@@ -9,6 +9,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
+cimport cython
+
 import ipaddress
 import threading
 
@@ -194,6 +196,7 @@ cdef int run(void** current, const settings* s, context* c, int fd, int slow_fd)
     return error
 
 
+@cython.final
 cdef class Wire:
     """Answer UDP queries from prepared bytes; what is not prepared goes to the Responder.
 
