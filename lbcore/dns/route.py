@@ -27,7 +27,7 @@ KINDS = {
     "performance": "pick", "priority": "first", "weighted": "draw", "geographic": "map", "subnet": "map", "multivalue": "several",
 }  # fmt: skip
 
-Families = Callable[["Region"], tuple[bool, bool]]
+Families = Callable[["Region", bool], tuple[bool, bool]]
 
 
 class Routing(Protocol):
@@ -78,7 +78,7 @@ class Step(NamedTuple):
     fallback: int = -1
 
 
-def both_families(region: Region) -> tuple[bool, bool]:
+def both_families(region: Region, direct: bool) -> tuple[bool, bool]:
     """Take every region for one that has addresses of both families."""
     return True, True
 
@@ -88,8 +88,8 @@ def compile_routes(
 ) -> Program:  # fmt: skip
     """Give the Program in which root i is `roots[i]`.
 
-    families: whether a region can be answered with in IPv4, in IPv6; one that can be in neither is left out everywhere, one that
-        lacks the root's family is where the profile says family = "any"
+    families: whether a region can be answered with in IPv4, in IPv6, given whether the name cannot be a CNAME (`Root.direct`); one
+        that can be in neither is left out everywhere, one that lacks the root's family is where the profile says family = "any"
     horizon: for the TTL of profiles with a `ttl_min`; without one their TTL is fixed
     """
     return _Compiler(lb, families).program(roots, horizon)
@@ -98,7 +98,9 @@ def compile_routes(
 class _Compiler:
     def __init__(self, lb: Routing, families: Families) -> None:
         self._table, self._map = lb.table, lb.map
-        self._families = {slot: families(region) for slot, region in enumerate(lb.objects) if region is not None}
+        self._regions = [(slot, region) for slot, region in enumerate(lb.objects) if region is not None]
+        self._asked = families
+        self._families: dict[int, tuple[bool, bool]] = {}  # by slot, of the root at hand
         self._slots = {region.name: slot for slot, region in enumerate(lb.objects) if region is not None}
         self._steps: list[Step] = []
 
@@ -106,6 +108,7 @@ class _Compiler:
         """Compile every root and put the steps together."""
         starts = []
         for root in roots:
+            self._families = {slot: self._asked(region, root.direct) for slot, region in self._regions}
             family = root.family if root.profile.family == "any" else 0
             starts.append((self._step(root.profile, family), root.profile.ttl, root.profile.ttl_min))
         return Program(self._table, self._map, self._steps, starts, horizon)
