@@ -63,7 +63,7 @@ cdef extern from "dns/_wire.h" nogil:
     int lb_errno()
     uint64_t lb_seconds()
     uint64_t lb_milliseconds()
-    int lb_wake_every(int fd, long milliseconds)
+    void lb_tune(int fd, long wake_milliseconds)
     int lb_source(const sockaddr_storage* source, uint8_t* address, uint16_t* port, uint32_t* scope)
 
 
@@ -184,7 +184,7 @@ cdef int run(void** current, const settings* s, context* c, int fd, int slow_fd)
     if b == NULL:
         return 12                            # ENOMEM
     prepare(b)
-    lb_wake_every(fd, WAKE)
+    lb_tune(fd, WAKE)
     while not load64(&c.stopping):
         n = recvmmsg(fd, b.taken, BATCH, MSG_WAITFORONE, NULL)
         if n > 0:
