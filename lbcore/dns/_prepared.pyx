@@ -167,7 +167,7 @@ cdef class Store:
         cdef uint16_t* types = <uint16_t*>self.take(count * sizeof(uint16_t) + 1)
         cdef entry* entries = <entry*>self.take(count * sizeof(entry) + 1)
         cdef entry* other
-        origin = given.zone.origin.canonicalize().to_wire()
+        origin = given.zone.key
         labels = (text_of(origin), text_of(given.name))
         out.zone = <const zone*><size_t>zones[0][origin]
         out.types, out.entries, out.type_count, out.referral = types, entries, count, given.referral
