@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import resource
 import socket
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import dns.asyncquery
 import dns.message
@@ -58,7 +62,7 @@ async def test_both_transports_answer(responder: Responder, host: str, ask: Call
         query = dns.message.make_query(OWNER, "A", **subnet(NETWORKS["four"]))
         response = await ask(query, address, port=port, timeout=WAIT)  # type: ignore[misc]
     assert answers(response, "A") == ["192.0.2.4"]
-    assert responder.counters["udp"] + responder.counters["tcp"] == 1
+    assert server.counters["udp"] + server.counters["tcp"] == 1
 
 
 def has_ipv6() -> bool:
@@ -98,7 +102,7 @@ async def test_dig_comes_back_over_tcp_for_what_was_too_long(clock: Clock, progr
         text = await dig(program("dig"), server, OWNER, "A")
     assert "Truncated, retrying in TCP mode" in text
     assert "ANSWER: 200" in text
-    assert (responder.counters["truncated"], responder.counters["udp"], responder.counters["tcp"]) == (1, 1, 1)
+    assert (responder.counters["truncated"], server.counters["udp"], server.counters["tcp"]) == (1, 1, 1)
 
 
 # ===== TCP
@@ -134,7 +138,7 @@ async def test_a_client_that_keeps_the_server_waiting_is_closed(responder: Respo
         writer.write(start)
         assert await closed(reader)
         writer.close()
-    assert responder.counters["tcp_timeouts"] == 1
+    assert server.counters["tcp_timeouts"] == 1
 
 
 async def test_a_byte_now_and_then_does_not_buy_more_time(responder: Responder) -> None:
@@ -163,12 +167,12 @@ async def test_a_client_that_does_not_read_is_closed(responder: Responder, monke
                 async with asyncio.timeout(WAIT):
                     while True:
                         await loop.sock_sendall(client, framed(1) * 100)
-    assert responder.counters["tcp_timeouts"] == 1
+    assert server.counters["tcp_timeouts"] == 1
 
 
 async def test_one_connection_too_many_closes_the_one_that_has_waited_longest(responder: Responder) -> None:
     async with Server(responder, port=0, connections=3) as server:
-        streams = []
+        streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         for number in (1, 2, 3, 1):  # the first asks again: the second has now waited longest
             if number > len(streams):
                 streams.append(await asyncio.open_connection(*server.address))
@@ -183,7 +187,81 @@ async def test_one_connection_too_many_closes_the_one_that_has_waited_longest(re
             assert (await receive(streams[number][0])).id == number
         for _, writer in (*streams, newest):
             writer.close()
-    assert responder.counters["tcp_evicted"] == 1
+    assert server.counters["tcp_evicted"] == 1
+
+
+@pytest.mark.heavy
+async def test_ten_thousand_idle_connections_leave_room_for_queries(responder: Responder) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(10_000, (before[1] - 500) // 2) if before[1] != resource.RLIM_INFINITY else 10_000
+    if count < 9_000:
+        pytest.skip(f"needs 20,000 descriptors, the limit is {before[1]}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] if before[1] > 0 else before[0], before[1]))
+    async with Server(responder, port=0, connections=count, idle=600) as server:
+        host, port = server.address
+        idle = []
+        memory = resident()
+        for number in range(count):
+            client = socket.socket()
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, server.address)
+            client.send(b"\0" if number % 2 else framed(1))  # half of them in the middle of a query
+            idle.append(client)
+        while server.connections < count:
+            await asyncio.sleep(0.01)
+        assert (resident() - memory) / count < 20_000  # bytes each; both ends are this process's
+        query = dns.message.make_query(OWNER, "A")
+        began = time.perf_counter()
+        for ask in (dns.asyncquery.udp, dns.asyncquery.tcp):
+            for _ in range(20):
+                assert (await ask(query, host, port=port, timeout=WAIT)).rcode() == dns.rcode.NOERROR
+        assert time.perf_counter() - began < 5
+        for client in idle:
+            client.close()
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def test_a_lack_of_descriptors_neither_spins_nor_ends_it(responder: Responder) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)  # asyncio tells it there
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with Server(responder, port=0) as server:
+        with socket.socket() as client:
+            client.setblocking(False)
+            with open(os.devnull) as lowest_free:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free.fileno(), before[1]))
+            try:
+                await loop.sock_connect(client, server.address)  # by the kernel; accept fails
+                await loop.sock_sendall(client, framed(1))
+                began = time.process_time()
+                query = dns.message.make_query(OWNER, "A", id=5).to_wire()
+                with pytest.raises(OSError, match="Too many open files"):
+                    socket.socket().close()
+                await asyncio.sleep(0.5)
+                assert time.process_time() - began < 0.2
+                assert server.reply(query, "127.0.0.1", False)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            async with asyncio.timeout(WAIT):
+                assert len(await loop.sock_recv(client, 2)) == 2  # accepted when there is room again
+
+
+async def test_one_client_with_many_queries_does_not_keep_others_waiting(responder: Responder) -> None:
+    async with Server(responder, port=0) as server:
+        greedy, polite = [await asyncio.open_connection(*server.address) for _ in range(2)]
+        greedy[1].write(b"".join(map(framed, range(1, 1001))))
+        polite[1].write(framed(7))
+        await receive(greedy[0])
+        before = responder.counters["queries"]
+        assert (await receive(polite[0])).id == 7
+        assert responder.counters["queries"] - before < 200
+        assert [(await receive(greedy[0])).id for _ in range(999)] == [*range(2, 1001)]
+        for _, writer in (greedy, polite):
+            writer.close()
 
 
 @pytest.mark.parametrize("nonsense", [b"\0\0", b"\0\x03abc", struct.pack("!H", 12) + b"\0\1\x80" + bytes(9)])
@@ -224,6 +302,48 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_several_addresses(responder: Responder, threads: int) -> None:
+    listen = [("127.0.0.1", 0), ("127.0.0.2", 0), *([("::1", 0)] if has_ipv6() else [])]
+    async with Server(responder, listen=listen, threads=threads) as server:
+        assert [host for host, _ in server.addresses] == [host for host, _ in listen]
+        assert [len(endpoint.udp) for endpoint in server.endpoints] == [threads] * len(listen)
+        for host, port in server.addresses:
+            for ask in (dns.asyncquery.udp, dns.asyncquery.tcp):
+                for number in range(8):  # other source ports: the kernel spreads them over the sockets
+                    response = await ask(dns.message.make_query(OWNER, "A", id=number), host, port=port, timeout=WAIT)
+                    assert response.rcode() == dns.rcode.NOERROR
+        assert server.counters == {"udp": 8 * len(listen), "tcp": 8 * len(listen), "tcp_connections": 8 * len(listen)}
+
+
+async def test_one_address_that_cannot_be_bound_gives_back_the_others(responder: Responder) -> None:
+    port = free_port()
+    with pytest.raises(OSError, match="assign"):
+        async with Server(responder, listen=[("127.0.0.1", port), ("192.0.2.1", port)]):
+            raise AssertionError("192.0.2.1 is nobody's")
+    async with Server(responder, "127.0.0.1", port) as server:
+        assert server.address == ("127.0.0.1", port)
+
+
+async def test_what_came_before_the_end_is_answered(responder: Responder) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)
+        async with Server(responder, port=0, threads=2) as server:
+            for number in range(200):
+                client.sendto(dns.message.make_query(OWNER, "A", id=number).to_wire(), server.address)
+        async with asyncio.timeout(WAIT):
+            answered = {int.from_bytes((await loop.sock_recv(client, 2000))[:2]) for _ in range(200)}
+    assert answered == {*range(200)}
+
+
+async def test_answers_fit_and_are_never_fragmented(responder: Responder) -> None:
+    async with Server(responder, port=0) as server:
+        (udp,) = server.endpoints[0].udp
+        assert udp.getsockopt(socket.IPPROTO_IP, 10) == 5  # IP_MTU_DISCOVER: IP_PMTUDISC_OMIT
+        assert udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 400_000  # the kernel tells twice what was set
 
 
 async def test_an_address_in_use_is_an_error(responder: Responder) -> None:
