@@ -246,7 +246,7 @@ def test_bench_measures() -> None:
 def test_dns_serves_until_interrupted(tmp_path: Path) -> None:
     with gateway(200) as port:
         file = Path(service(tmp_path, port))
-        file.write_text(file.read_text() + 'addresses = ["192.0.2.1"]\n[dns]\nlisten = "127.0.0.1:0"\n')
+        file.write_text(file.read_text() + 'addresses = ["192.0.2.1"]\n[dns]\nlisten = "127.0.0.1:0"\nmetrics = ""\n')
         command = [sys.executable, "-m", "lbcore", "dns", "serve", "-c", str(file)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
             assert server.stdout

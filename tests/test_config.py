@@ -46,7 +46,7 @@ def test_regions_are_all_that_is_required_and_defaults_are_the_designs() -> None
     assert AsyncBalancedTransport(Balancer(made.regions), **made.transport_options())
     assert Profile(**made.dns_options()).owner.to_text() == "lbcore.test."
     assert made.primary is None
-    assert (made.dns_listen, made.dns_options()["name"], made.dns_options()["zone"]) == (("127.0.0.1", 5353), "lbcore", "test")
+    assert (made.dns_listen, made.dns_options()["name"], made.dns_options()["zone"]) == ([("127.0.0.1", 5353)], "lbcore", "test")
 
 
 def test_the_primary_is_the_first_region() -> None:

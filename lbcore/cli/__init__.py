@@ -10,7 +10,7 @@ import sys
 __all__ = ["main"]
 
 EXTRAS = {
-    "click": "cli", "pydantic": "cli", "rich": "cli", "typer": "cli", "cryptography": "dns", "dns": "dns",
+    "click": "cli", "pydantic": "cli", "rich": "cli", "typer": "cli", "cryptography": "dns", "dns": "dns", "prometheus_client": "dns",
     "httptools": "http", "jwt": "http", "uvloop": "http", "fastapi": "service", "jinja2": "service", "uvicorn": "service", "nats": "fleet",
 }  # fmt: skip
 

@@ -101,9 +101,9 @@ class Settings:
         }  # fmt: skip
 
     @property
-    def dns_listen(self) -> tuple[str, int]:
-        """Give the address and port that DNS listens on."""
-        return split_listen(self.document.dns.listen)
+    def dns_listen(self) -> list[tuple[str, int]]:
+        """Give the addresses and ports that DNS listens on."""
+        return [split_listen(each) for each in self.document.dns.listen]
 
     def detector(self) -> detect.Guard:
         """Give a new detector as `[detector]` describes it, guarded against flapping and a sick vantage."""

@@ -153,7 +153,15 @@ class Detector(Section):
 class Dns(Section):
     """`[dns]`: the responder."""
 
-    listen: Listen = Field(default="127.0.0.1:5353", description='an address and port such as "127.0.0.1:5353" or "[::1]:53"')
+    listen: Annotated[list[Listen], BeforeValidator(_listed)] = Field(
+        default=["127.0.0.1:5353"], min_length=1,
+        description='an address and port such as "127.0.0.1:5353" or "[::1]:53", or a list of them',
+    )  # fmt: skip
+    threads: int = Field(default=1, ge=1, le=256, description="a whole number of threads for each address, 1..256")
+    control: str = Field(default="", description='the path of a socket, such as "/run/lbcore/dns.sock", or ""')
+    metrics: Listen | Literal[""] = Field(default="127.0.0.1:9190", description='an address and port such as "127.0.0.1:9190", or ""')
+    query_log: str = Field(default="", description='the path of a file, or ""')
+    query_log_sample: int = Field(default=100, ge=1, description="a whole number: one answer of so many is logged")
     zone: HostName | None = Field(default=None, description="the DNS zone that is served; default service.domain")
     name: HostName | Literal["@"] | None = Field(default=None, description='a name in the zone or "@"; default service.name')
     nameservers: list[HostName] = Field(default=["ns"], min_length=1, description="a list of DNS names, at least one")

@@ -31,7 +31,7 @@ class Wire(Protocol):
         """Answer what comes to a socket until `stop`; hand over the rest, FRAME before each packet, to `slow`."""
 
     def stop(self) -> None:
-        """Let every `serve`, also one that begins later, end with what it has taken."""
+        """Let every `serve` end after answering what it has taken."""
 
     def counters(self) -> Mapping[str, Any]:
         """Give what all loops counted since the start."""
@@ -68,10 +68,10 @@ class Loops:
 
     async def stop(self) -> None:
         """End the threads, then hand over what they left."""
-        self._wire.stop()
         end = self._loop.time() + PATIENCE
         while any(thread.is_alive() for thread in self._threads) and self._loop.time() < end:
-            await asyncio.sleep(0.001)  # the loop goes on answering meanwhile
+            self._wire.stop()  # again and again: a thread may only now begin
+            await asyncio.sleep(0.002)  # the event loop goes on answering meanwhile
         self._loop.remove_reader(self._here)
         while self._read():
             pass

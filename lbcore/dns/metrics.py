@@ -77,8 +77,8 @@ class DnsCollector(Collector):
         results = {(result,): slow[result] for result in _RESULTS if result in slow}
         yield _counter("lbcore_dns_slow_responses", "Answers that the Responder gave, by result", ("result",), results)
         drops = {
-            ("malformed",): fast.get("dropped", 0) + slow.get("dropped", 0), ("unsent",): self._server.counters["unsent"],
-            ("slow path full",): fast.get("slow_dropped", 0), ("failure",): self._server.counters["mute"],
+            ("unanswerable",): fast.get("unanswerable", 0) + slow.get("dropped", 0), ("failure",): self._server.counters["mute"],
+            ("unsent",): fast.get("unsent", 0) + self._server.counters["unsent"], ("slow path full",): fast.get("lost", 0),
         }  # fmt: skip
         yield _counter("lbcore_dns_dropped", "Packets without an answer, by reason", ("reason",), drops)
 

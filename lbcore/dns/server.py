@@ -220,7 +220,7 @@ class Server:
         """Answer datagrams that wait in a socket; gives how many it took."""
         for taken in range(AT_ONCE):
             try:
-                query, source = udp.recvfrom(65_535)
+                query, source = udp.recvfrom(65_535, socket.MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 return taken
             except OSError as error:  # an ICMP message that came back
@@ -234,7 +234,7 @@ class Server:
         if answer is None:
             return
         try:
-            udp.sendto(answer, to)
+            udp.sendto(answer, socket.MSG_DONTWAIT, to)
         except OSError as error:  # a full buffer, no route: the resolver asks again
             self.counters["unsent"] += 1
             logger.debug("UDP to %s: %s", to[0], error)

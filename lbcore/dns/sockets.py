@@ -69,20 +69,21 @@ def _bind(host: str, port: int, threads: int) -> Endpoint:
 
 
 def _open(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
+    """Make a bound socket. One for UDP waits when it is read, as the compiled loop wants it: that is shared by all who hold it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, kind)
     try:
-        made.setblocking(False)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:
+            made.setblocking(False)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         else:
             _tune(made, family)
         made.bind((host, port))
-    except OSError:
+    except OSError as error:
         made.close()
-        raise
+        raise OSError(error.errno, error.strerror, f"{host} port {port}") from error
     return made
 
 
@@ -108,7 +109,6 @@ def adopt(
     """
     pool: dict[tuple[int, Address], list[socket.socket]] = {}
     for each in inherited:
-        each.setblocking(False)
         pool.setdefault((each.type, each.getsockname()[:2]), []).append(each)
     made: list[Endpoint] = []
     bound: list[socket.socket] = []

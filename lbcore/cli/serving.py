@@ -1,0 +1,310 @@
+"""One running `dns serve`: started, taken over, reloaded and ended, with its probes, metrics and query log.
+
+SIGHUP reloads, SIGUSR2 starts this command anew to take over, SIGTERM and SIGINT end it gracefully. systemd is told how things
+stand where it asks for that (NOTIFY_SOCKET).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lbcore.balancer import Balancer, Change
+from lbcore.cli.common import Failure
+from lbcore.config import Settings, load, split_listen
+from lbcore.dns import Profile, Responder
+from lbcore.dns.handover import Control, HandoverError, Offer, Predecessor, take_over
+from lbcore.dns.metrics import DnsCollector, MetricsPage, Reloads
+from lbcore.dns.querylog import QueryLog
+from lbcore.dns.server import Server
+from lbcore.errors import CAUSES, LbcoreError
+from lbcore.sense.probe import Prober
+
+__all__ = ["Serving", "notify"]
+
+logger = logging.getLogger(__name__)
+
+GRACE = 5.0  # seconds that TCP clients get when this process ends
+MOST_REPORTS = 20  # until a detector believes what the last process knew
+ONLY_AT_START = ("listen", "threads", "control", "metrics", "query_log", "query_log_sample")  # of [dns]
+
+
+class Serving:
+    """Serve a configuration until told to end.
+
+    file, settings: the configuration, and what was read from it. lb: made from it
+    addresses, threads, database, probe: as the command line has them
+    """
+
+    def __init__(
+        self, file: Path, settings: Settings, lb: Balancer, addresses: Sequence[tuple[str, int]], *,
+        threads: int | None = None, database: Path | None = None, probe: bool = True,
+    ) -> None:  # fmt: skip
+        self._file, self._settings, self._lb, self._addresses = file, settings, lb, addresses
+        self._section = settings.document.dns
+        self._threads, self._database = threads or self._section.threads, database
+        self._responder = Responder(lb, Profile(**settings.dns_options()))
+        self._prober = Prober(lb, **settings.prober_options()) if probe else None
+        self._probing: asyncio.Task[None] | None = None
+        self._reloads, self._reload = Reloads(), asyncio.Lock()
+        self._log: QueryLog | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._broken: BaseException | None = None
+
+    async def run(self, taking_over: bool = False) -> None:
+        """Serve; OSError when an address cannot be bound, HandoverError when the running process does not hand over."""
+        self._end = asyncio.Event()
+        if self._prober:
+            await self._prober.first_round()
+        predecessor = await self._find_predecessor(taking_over)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                await self._start(stack, predecessor.offer if predecessor else Offer())
+                if predecessor:
+                    await predecessor.finish()
+                    self._server.release()
+                self._tell()
+                await self._end.wait()
+                notify("STOPPING=1")
+                if self._broken:
+                    raise self._broken
+                self._server.handed_over |= self._control is not None and self._control.busy
+        finally:
+            if predecessor:
+                predecessor.close()
+
+    async def _find_predecessor(self, wanted: bool) -> Predecessor | None:
+        control = self._control_path
+        if control is None:
+            return None
+        if wanted:
+            predecessor = await take_over(control)
+            if predecessor:
+                self._inherit(predecessor.offer)
+            return predecessor
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe, contextlib.suppress(OSError):
+            probe.connect(str(control))
+            raise HandoverError(f"{control}: another process serves there; --take-over replaces it")
+        return None
+
+    @property
+    def _control_path(self) -> Path | None:
+        return self._settings.folder / self._section.control if self._section.control else None
+
+    def _inherit(self, offer: Offer) -> None:
+        """Take over what the other process has learned; what cannot be used is learned anew."""
+        try:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(offer.state)
+                file.flush()
+                self._lb.load(file.name)
+        except ValueError as error:
+            logger.warning("what the last process learned cannot be used: %s", error)
+        names = {region.name for region in self._lb.regions}
+        for name, cause in offer.down.items():
+            for _ in range(MOST_REPORTS if name in names else 0):
+                if self._lb.status(name) != "up":
+                    break
+                self._lb.report(name, False, cause=cause if cause in CAUSES else None, source="probe")
+
+    # ---- start
+
+    async def _start(self, stack: contextlib.AsyncExitStack, offer: Offer) -> None:
+        self._lb.on_change(_tell)
+        stack.enter_context(self._signals())
+        stack.push_async_callback(self._end_tasks)
+        if self._section.query_log:
+            self._log = stack.enter_context(QueryLog(self._settings.folder / self._section.query_log, self._section.query_log_sample))
+        self._server = await stack.enter_async_context(
+            Server(
+                self._responder, listen=self._addresses, threads=self._threads, grace=GRACE, inherited=offer.dns, log=self._log
+            )
+        )  # fmt: skip
+        self._page = await self._show_metrics(stack, offer.metrics)
+        self._control: Control | None = None
+        if self._control_path is not None:
+            self._control = await stack.enter_async_context(Control(self._control_path, self._offer, self._finish))
+        self._probe()
+
+    async def _show_metrics(self, stack: contextlib.AsyncExitStack, inherited: socket.socket | None) -> MetricsPage | None:
+        """Show metrics; DNS goes on without them where the address is taken."""
+        if not self._section.metrics:
+            return None
+        host, port = split_listen(self._section.metrics)
+        if inherited is not None and inherited.getsockname()[:2] != (host, port) and port:
+            inherited.close()
+            inherited = None
+        collector = DnsCollector(self._server, self._lb, reloads=self._reloads, log=self._log)
+        try:
+            return await stack.enter_async_context(MetricsPage(collector, host, port, listening=inherited))
+        except OSError as error:
+            logger.error("no metrics at %s: %s", self._section.metrics, error.strerror or error)
+            return None
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._end.set, signal.SIGINT: self._end.set, signal.SIGUSR2: self._start_successor,
+            signal.SIGHUP: lambda: self._spawn(self.reload()),
+        }  # fmt: skip
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _probe(self) -> None:
+        if self._prober:
+            self._probing = asyncio.create_task(self._prober.run())
+            self._probing.add_done_callback(self._probing_ended)
+
+    def _probing_ended(self, task: asyncio.Task[None]) -> None:
+        """End with the error of the probes, if there is one: health that nobody watches is worse than none."""
+        if not task.cancelled() and (error := task.exception()):
+            self._broken = error
+            self._end.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tasks(self) -> None:
+        tasks = [*self._tasks, *([self._probing] if self._probing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tell(self) -> None:
+        where = ", ".join(f"{host} port {port}" for host, port in self._server.addresses)
+        print(f"answering for {self._responder.profile.owner} on {where}, UDP and TCP; Ctrl-C ends it", flush=True)
+        if self._page is not None:
+            host, port = self._page.socket.getsockname()[:2]
+            print(f"metrics at http://{f'[{host}]' if ':' in host else host}:{port}/metrics", flush=True)
+        notify(f"READY=1\nMAINPID={os.getpid()}")
+
+    # ---- hand over
+
+    async def _offer(self) -> Offer:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "state")
+            await asyncio.to_thread(self._lb.save, file)
+            state = file.read_bytes()
+        down = {}
+        for region in self._lb.regions:
+            if self._lb.status(region) in ("ejected", "down"):
+                down[region.name] = self._lb.guard.cause(self._lb.slot(region))
+        return Offer(self._server.sockets, self._page.socket if self._page else None, state, down)
+
+    async def _finish(self) -> None:
+        self._server.handed_over = True
+        await self._server.stop_reading()
+        self._end.set()
+
+    def _start_successor(self) -> None:
+        """Start this command anew; whether it takes over is seen when it does."""
+        if not self._section.control:
+            logger.error("SIGUSR2: needs dns.control, the socket at which the new process asks for this one's sockets")
+            return
+        command = [sys.executable, *sys.orig_argv[1:]]
+        if "--take-over" not in command:
+            command.append("--take-over")
+        try:
+            successor = subprocess.Popen(command)
+        except OSError as error:
+            logger.error("SIGUSR2: the new process cannot be started: %s", error)
+            return
+        self._spawn(_watch(successor))
+
+    # ---- reload
+
+    async def reload(self) -> None:
+        """Read configuration, zones, keys and database again; whatever is wrong is logged and changes nothing."""
+        async with self._reload:
+            began = time.monotonic()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={int(began * 1e6)}")
+            if self._log:
+                self._log.reopen()
+            try:
+                await self._apply(await asyncio.to_thread(load, self._file))
+            except (LbcoreError, Failure, OSError, ValueError) as error:
+                self._reloads.note(False, time.monotonic() - began)
+                for line in str(error).splitlines():
+                    logger.error("reload: %s", line)
+                logger.error("reload failed; everything stays as it was")
+            else:
+                self._reloads.note(True, time.monotonic() - began)
+                print(f"reloaded {self._file} in {self._reloads.seconds:.2f} s", flush=True)
+            notify("READY=1")
+
+    async def _apply(self, settings: Settings) -> None:
+        """Change to other settings; what may fail comes first."""
+        profile = Profile(**settings.dns_options())
+        prober = Prober(self._lb, **settings.prober_options()) if self._prober else None
+        before, after = self._settings.document, settings.document
+        if self._database is None and before.latency != after.latency:
+            await asyncio.to_thread(self._lb.set_locate, settings.balancer_options()["locate"])
+        else:
+            await asyncio.to_thread(self._lb.reload_locate)
+        self._lb.set_regions(settings.regions)
+        responder = Responder(self._lb, profile)
+        responder.counters = self._responder.counters
+        self._responder = self._server.responder = responder
+        if before.traffic_manager.monitor != after.traffic_manager.monitor:
+            await self._replace_prober(prober)
+        self._warn_of(settings)
+        self._settings = settings
+
+    async def _replace_prober(self, prober: Prober | None) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.wait([self._probing])
+        self._prober = prober
+        self._probe()
+
+    def _warn_of(self, settings: Settings) -> None:
+        """Name what has changed in the file and holds only from the next start."""
+        before, after = self._settings.document, settings.document
+        late = [f"dns.{key}" for key in ONLY_AT_START if getattr(self._section, key) != getattr(after.dns, key)]
+        late += ["detector"] * (before.detector != after.detector)
+        estimating = ("estimator", "ewma_tau_seconds")
+        late += [f"latency.{key}" for key in estimating if getattr(before.latency, key) != getattr(after.latency, key)]
+        if late:
+            logger.warning("reload: %s: in effect from the next start, say by SIGUSR2", ", ".join(late))
+
+
+async def _watch(successor: subprocess.Popen[bytes]) -> None:
+    """See a successor that ends while this process still serves, which then goes on."""
+    while (code := successor.poll()) is None:
+        await asyncio.sleep(0.2)
+    logger.error("the process that was to take over ended with exit code %d; this one goes on", code)
+
+
+def _tell(change: Change) -> None:
+    print(f"{change.region}: {change.before} -> {change.after} ({change.cause})", flush=True)
+
+
+def notify(state: str) -> None:
+    """Tell systemd how things stand, where it asked for that; lines such as READY=1.
+
+    Source: sd_notify(3), one datagram to the socket named by NOTIFY_SOCKET.
+    """
+    where = os.environ.get("NOTIFY_SOCKET", "")
+    if not where.startswith(("/", "@")):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+        sender.sendto(state.encode(), "\0" + where[1:] if where.startswith("@") else where)
