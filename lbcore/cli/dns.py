@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lbcore.cli.common import CONFLICT, DEFAULT_CONFIG, UNAVAILABLE, Commands, Config, Database, Failure, open_balancer, read_settings
+from lbcore.cli.keys import keygen, settime
 from lbcore.config import split_listen
 
 __all__ = ["dns"]
@@ -33,6 +34,10 @@ lbcore dns serve --take-over      # beside a running one, which then ends; no qu
 @dns.callback()
 def group() -> None:
     """Answer DNS with the addresses of the closest healthy region."""
+
+
+dns.command(epilog="Example: lbcore dns keygen example.com --directory keys")(keygen)
+dns.command(epilog="Example: lbcore dns settime keys/Kexample.com.+013+12345 --inactive now --delete +2h")(settime)
 
 
 @dns.command(epilog=EXAMPLES)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import dns.dnssec
 import dns.name
@@ -20,15 +22,20 @@ from dns.rdtypes.ANY.NSEC import NSEC as NsecData
 from dns.rdtypes.ANY.NSEC import Bitmap
 from dns.rdtypes.ANY.RRSIG import RRSIG as Signature
 
+from lbcore.dns.keyfiles import load
 from lbcore.dns.keys import Key
+from lbcore.errors import ConfigError
 
 __all__ = ["Chain", "Signer"]
+
+logger = logging.getLogger(__name__)
 
 HOUR, DAY = 3600, 86_400
 BACKDATED = HOUR  # for validators whose clocks are slow
 VALIDITY = 14 * DAY
 SPREAD = 3 * DAY  # a zone's signatures end over so long a time, so that they are not all renewed at once
 RENEWED = 7 * DAY  # a signature with less than this left is due; enough to notice a signer that has stopped, and mend it
+LOOK = 1  # seconds between looks at the directory
 BATCH = 6 * HOUR  # what becomes due so soon is renewed along with what is: a rebuild at most every so often
 _BY_SEP = frozenset((DNSKEY, CDS, CDNSKEY))
 
@@ -39,7 +46,8 @@ class Signer:
     """Sign the RRsets of one zone with the keys that are active at the time.
 
     zone: its name
-    keys: those of the zone, in whatever state; which sign follows from their timing and the clock
+    keys: those of the zone, in whatever state; which sign follows from their timing and the clock. Or the directory of their
+        files, which is read again when it changes; what cannot be read then is logged, and the keys stay as they were
     ttl: seconds, of the DNSKEY, CDS and CDNSKEY RRsets
     clock: wall-clock seconds since 1970
     A build of the zone starts with `begin()`, which fixes the time and the keys for it, then asks `sign` for all it has; what was
@@ -48,13 +56,20 @@ class Signer:
     Of each algorithm, one key signs the records: a ZSK, else a key with SEP, that which has been active longest; so a successor
     takes over when its predecessor becomes inactive, and answers never carry two signatures of one algorithm. The DNSKEY, CDS and
     CDNSKEY RRsets are signed by all active keys with SEP, so that either DS validates.
+    Raises ConfigError with all that is wrong with the files in a directory.
     Source: RFC 4034, 4035 §2; RFC 6781 §4.1 (rollovers), §4.4.2 (validity and renewal).
     """
 
-    def __init__(self, zone: str | Name, keys: Iterable[Key], *, ttl: int = HOUR, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, zone: str | Name, keys: Iterable[Key] | str | Path, *, ttl: int = HOUR, clock: Callable[[], float] = time.time
+    ) -> None:
         self.origin = dns.name.from_text(zone) if isinstance(zone, str) else zone
-        self.keys, self.ttl = tuple(keys), ttl
+        self.ttl = ttl
         self._clock = clock
+        self._directory = Path(keys) if isinstance(keys, str | Path) else None
+        self._changed = self._change()
+        self.keys = tuple(load(self.origin, keys) if isinstance(keys, str | Path) else keys)
+        self._looked = clock()
         self._known: _Known = {}
         self._before: _Known = {}
         self.begin()
@@ -62,6 +77,7 @@ class Signer:
     def begin(self) -> None:
         """Start a build: decide which keys are published and sign, and forget signatures that the last build did not use."""
         now = self._now = self._clock()
+        self._reload()
         self._known, self._before = {}, self._known
         self._published = [key for key in self.keys if key.timing.published(now)]
         active = [key for key in self.keys if key.timing.active(now)]
@@ -77,7 +93,12 @@ class Signer:
     def due(self) -> bool:
         """Say whether to build again: a signature nears its end, a key changes its state, or the clock was set back."""
         now = self._clock()
-        return now >= self._until or now < self._now - BACKDATED
+        if now >= self._until or now < self._now - BACKDATED:
+            return True
+        if abs(now - self._looked) < LOOK:
+            return False
+        self._looked = now
+        return self._change() != self._changed
 
     def sign(self, rrset: dns.rrset.RRset) -> list[Signature]:
         """Give the signatures of an RRset, one for each key that signs it; none when no key is active.
@@ -100,8 +121,24 @@ class Signer:
             found.append(dns.rrset.from_rdata_list(self.origin, self.ttl, [_cdnskey(key) for key in synced]))
         return found
 
+    def _change(self) -> int | None:
+        """Give when a file last came to the directory or went: the tools replace files, they do not write into them."""
+        try:
+            return self._directory.stat().st_mtime_ns if self._directory else None
+        except OSError:
+            return None
+
+    def _reload(self) -> None:
+        if self._directory is None or (change := self._change()) == self._changed:
+            return
+        self._changed = change
+        try:
+            self.keys = tuple(load(self.origin, self._directory))
+        except ConfigError as error:
+            logger.error("keys of %s stay as they were: %s", self.origin, error)
+
     def _signature(self, rrset: dns.rrset.RRset, identity: tuple[object, ...], key: Key) -> Signature:
-        known = (key, *identity)
+        known = (key.dnskey.key, *identity)
         signature = self._known.get(known) or self._before.get(known)
         if signature is None or not self._good(signature):
             signature = self._make(rrset, identity, key)

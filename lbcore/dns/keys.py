@@ -6,7 +6,7 @@ a CSK, beside a ZSK it is the KSK. So there is no third kind, neither in the fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import dns.dnssec
@@ -68,6 +68,16 @@ class Timing:
         if self.published(now):
             return "published" if self.activate is None or now < self.activate else "retired"
         return "waiting" if self.delete is None or now < self.delete else "removed"
+
+    def disorder(self) -> Iterator[tuple[str, str]]:
+        """Give each pair of times of which the second lies before the first though it must not; as BIND names them."""
+        for earlier, start, later, end in (
+            ("Publish", self.publish, "Delete", self.delete),
+            ("Activate", self.activate, "Inactive", self.inactive),
+            ("SyncPublish", self.sync_publish, "SyncDelete", self.sync_delete),
+        ):
+            if start is not None and end is not None and end < start:
+                yield earlier, later
 
     def next_change(self, now: float) -> float:
         """Give the next time after `now` at which anything changes; infinity when nothing will."""
