@@ -20,10 +20,10 @@ from lbcore.dns._rrl cimport DROP, SLIP, rrl_verdict
 cdef enum:
     EDE = 15                     # RFC 8914; info code 0, "other", with a text
     FAIL_OPEN_SIZE = 32
-    SUSPECT_SIZE = 37
+    SUSPECT_SIZE = 39
 
 cdef const uint8_t* FAIL_OPEN_EDE = <const uint8_t*>b"\0\x0f\0\x1c\0\0fail open: no region is up"
-cdef const uint8_t* SUSPECT_EDE = <const uint8_t*>b"\0\x0f\0\x21\0\0vantage suspect: health is frozen"
+cdef const uint8_t* SUSPECT_EDE = <const uint8_t*>b"\0\x0f\0\x23\0\0vantage suspect: health is frozen"
 
 cdef body NOTHING                # of answers that are cut to their question
 NOTHING.authoritative = 1
