@@ -21,6 +21,17 @@ from libc.stdlib cimport calloc, free, realloc
 from lbcore import _mmdb, _ranges
 from lbcore._address cimport ip, parse_address, read_packed
 
+cdef extern from *:
+    """
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #define LB_TRIM_HEAP() malloc_trim(0)
+    #else
+    #define LB_TRIM_HEAP() 0
+    #endif
+    """
+    int trim_heap "LB_TRIM_HEAP"() nogil
+
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object)
     const uint8_t* PyUnicode_DATA(object)
@@ -263,7 +274,10 @@ cdef class PrefixMap:
         paths = [path] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
         v4, v6, keys, records = merge_files([_mmdb.read(one, key) for one in paths])
         lat, lon, precision = summarise(len(keys), *records)
-        return lay_over(v4, v6, keys, lat, lon, precision, overrides)
+        found = lay_over(v4, v6, keys, lat, lon, precision, overrides)
+        del v4, v6, keys, records, lat, lon, precision
+        trim_heap()  # reading a City database takes 90 MB that nobody needs any more
+        return found
 
     @staticmethod
     def from_prefixes(prefixes):
