@@ -23,7 +23,7 @@ import os
 import socket
 import struct
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -126,7 +126,7 @@ class Control:
                 logger.warning("take-over given up, this process goes on: %s", str(error) or type(error).__name__)
 
     async def _hand_over(self, peer: socket.socket) -> None:
-        asked = await _receive(peer, PATIENCE)
+        asked, _ = await _receive(peer, PATIENCE)
         refusal = self._refusal(peer, asked)
         if refusal:
             peer.send(_message(do="refuse", why=refusal))
@@ -207,7 +207,7 @@ async def take_over(path: Path) -> Predecessor | None:
         return None
     except BaseException as error:
         Predecessor(peer, 0, offer).close()
-        if isinstance(error, (TimeoutError, ValueError, KeyError)):
+        if isinstance(error, (TimeoutError, ValueError, LookupError, TypeError)):
             raise HandoverError(f"{path}: the running process does not answer as one should ({error or 'timeout'})") from None
         raise
     return Predecessor(peer, pid, offer)
@@ -216,42 +216,61 @@ async def take_over(path: Path) -> Predecessor | None:
 async def _take(peer: socket.socket, offer: Offer) -> int:
     """Fill an offer with what comes, and give the sender's process id."""
     pid = 0
-    while (message := await _receive(peer, PATIENCE, "offer", "sockets", "go", "refuse"))["do"] != "go":
-        descriptors = message["descriptors"]
-        if message["do"] == "refuse":
-            raise HandoverError(f"the running process refuses to be taken over: {message['why']}")
-        if message["do"] == "offer":
-            pid, offer.down = int(message["pid"]), dict(message["down"])
-            with open(descriptors[0], "rb") as file:
-                file.seek(0)
-                offer.state = file.read()
-            continue
-        for use, descriptor in zip(message["uses"], descriptors, strict=True):
-            made = socket.socket(fileno=descriptor)
-            if use == "dns":
-                offer.dns.append(made)
-            else:
-                offer.metrics = made
-    return pid
+    while True:
+        message, descriptors = await _receive(peer, PATIENCE, "offer", "sockets", "go", "refuse", most=DESCRIPTORS)
+        try:
+            match message["do"]:
+                case "refuse":
+                    raise HandoverError(f"the running process refuses to be taken over: {message['why']}")
+                case "offer":
+                    pid, offer.down = int(message["pid"]), dict(message["down"])
+                    offer.state = _content(descriptors[0])
+                case "sockets":
+                    _keep(offer, message["uses"], descriptors)
+                case _:
+                    return pid
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _content(descriptor: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
+
+
+def _keep(offer: Offer, uses: Sequence[str], descriptors: list[int]) -> None:
+    """Make sockets of descriptors, and take those off the list."""
+    for use in uses:
+        made = socket.socket(fileno=descriptors[0])
+        del descriptors[0]
+        if use == "dns":
+            offer.dns.append(made)
+        else:
+            offer.metrics = made
 
 
 def _message(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
-async def _receive(peer: socket.socket, patience: float, *expected: str) -> dict[str, Any]:
-    """Give the next message, its descriptors beside it; EOFError at the end, ValueError for one that is not expected."""
+async def _receive(peer: socket.socket, patience: float, *expected: str, most: int = 0) -> tuple[dict[str, Any], list[int]]:
+    """Give the next message and its descriptors, at most so many; EOFError at the end, ValueError for one that is not expected."""
     async with asyncio.timeout(patience):
         await _readable(peer)
-    content, descriptors, _, _ = socket.recv_fds(peer, LARGEST, DESCRIPTORS)
-    if not content:
-        raise EOFError("the other process is gone")
-    message = json.loads(content)
-    if not isinstance(message, dict) or (expected and message.get("do") not in expected):
+    content, descriptors, _, _ = socket.recv_fds(peer, LARGEST, most)
+    try:
+        if not content:
+            raise EOFError("the other process is gone")
+        message = json.loads(content)
+        if not isinstance(message, dict) or (expected and message.get("do") not in expected):
+            raise ValueError(f"unexpected message {content[:80]!r}")
+    except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
-        raise ValueError(f"unexpected message {content[:80]!r}")
-    return message | {"descriptors": descriptors}
+        raise
+    return message, descriptors
 
 
 async def _readable(peer: socket.socket) -> None:

@@ -68,7 +68,7 @@ class Server:
         self._wire, self._log = wire, log
         self.handed_over = False  # another process reads the sockets now
         self._spare: list[socket.socket] = []  # inherited, and needed only until the other process is gone
-        self._accepting: list[asyncio.Server] = []
+        self._accepting: dict[socket.socket, asyncio.Server] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._loops: Loops | None = None
         self._quiet = _Quiet()
@@ -122,9 +122,8 @@ class Server:
 
     async def stop_reading(self) -> None:
         """Take no more datagrams and connections, and answer the datagrams that came so far. TCP connections go on."""
-        for accepting in self._accepting:
+        for accepting in self._accepting.values():
             accepting.close()
-        self._accepting = []
         if self._loops:
             await self._loops.stop()
         for endpoint in self.endpoints:
@@ -144,6 +143,8 @@ class Server:
             if each.type == socket.SOCK_DGRAM:
                 self._loop.remove_reader(each)
                 self._empty(each)
+            else:
+                self._accepting[each].close()
             each.close()
         self._spare = []
 
@@ -159,7 +160,7 @@ class Server:
     async def _accept(self, sockets: Iterable[socket.socket]) -> None:
         for each in sockets:
             # A copy: asyncio closes what it accepts on, and this server decides when.
-            self._accepting.append(await self._loop.create_server(lambda: Stream(self._streams), sock=each.dup(), backlog=BACKLOG))
+            self._accepting[each] = await self._loop.create_server(lambda: Stream(self._streams), sock=each.dup(), backlog=BACKLOG)
 
     async def _tick(self) -> None:
         while True:

@@ -36,9 +36,10 @@ class Endpoint:
         return [*self.udp, *([self.tcp] if self.tcp else [])]
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all of them, and have none."""
         for each in self.sockets:
             each.close()
+        self.udp, self.tcp = [], None
 
 
 def open_endpoint(host: str, port: int, threads: int = 1) -> Endpoint:

@@ -1,0 +1,472 @@
+"""Taking over a running server: no query is lost, whoever dies when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import dns.asyncquery
+import dns.edns
+import dns.message
+import dns.rcode
+import pytest
+from conftest import Clock
+from resolving import OWNER, PROFILE, balancer
+
+from lbcore.dns import Responder, handover
+from lbcore.dns.handover import Control, HandoverError, Offer, take_over
+from lbcore.dns.server import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs SOCK_SEQPACKET and /proc")]
+
+ROOT = Path(__file__).parent.parent
+WAIT = 30
+SEED = 3
+CONFIG = """
+[service]
+name = "api"
+domain = "example.com"
+[[service.regions]]
+name = "westus2"
+addresses = ["192.0.2.11"]
+[[service.regions]]
+name = "westeurope"
+addresses = ["192.0.2.12"]
+[[service.regions]]
+name = "eastasia"
+addresses = ["192.0.2.13"]
+[dns]
+listen = {listen}
+threads = {threads}
+control = "dns.sock"
+metrics = "127.0.0.1:0"
+"""
+NETWORKS = ("8.8.8.0", "81.2.69.0", "1.208.0.0", "133.11.0.0")
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# ===== the protocol
+
+
+class Running:
+    """A process that may be taken over, within this one."""
+
+    def __init__(self, path: Path, server: Server, state: bytes = b"learned") -> None:
+        self.server, self.state, self.finished = server, state, False
+        self.control = Control(path, self.offer, self.finish)
+
+    async def offer(self) -> Offer:
+        return Offer(self.server.sockets, None, self.state, {"four": "refused"})
+
+    async def finish(self) -> None:
+        self.server.handed_over = self.finished = True
+        await self.server.stop_reading()
+
+
+@pytest.fixture
+async def running(tmp_path: Path, clock: Clock) -> AsyncIterator[Running]:
+    async with Server(Responder(balancer(clock), PROFILE), port=0, threads=3) as server:
+        running = Running(tmp_path / "dns.sock", server)
+        async with running.control:
+            yield running
+
+
+async def asked(server: Server | tuple[str, int]) -> bool:
+    host, port = server.address if isinstance(server, Server) else server
+    for ask in (dns.asyncquery.udp, dns.asyncquery.tcp):
+        response = await ask(dns.message.make_query(OWNER, "A"), host, port=port, timeout=WAIT)
+        assert response.rcode() == dns.rcode.NOERROR
+    return True
+
+
+async def test_what_is_offered_arrives(running: Running, tmp_path: Path) -> None:
+    running.state = os.urandom(1 << 20)
+    predecessor = await take_over(tmp_path / "dns.sock")
+    assert predecessor is not None
+    assert predecessor.pid == os.getpid()
+    assert (predecessor.offer.state, predecessor.offer.down) == (running.state, {"four": "refused"})
+    assert [s.getsockname() for s in predecessor.offer.dns] == [s.getsockname() for s in running.server.sockets]
+    assert [s.type for s in predecessor.offer.dns] == [s.type for s in running.server.sockets]
+    predecessor.close()
+
+
+async def test_the_new_one_goes_on_with_the_same_sockets(running: Running, tmp_path: Path, clock: Clock) -> None:
+    address = running.server.address
+    predecessor = await take_over(tmp_path / "dns.sock")
+    assert predecessor is not None
+    responder = Responder(balancer(clock), PROFILE)
+    async with Server(responder, *address, threads=3, inherited=predecessor.offer.dns) as server:
+        assert await asked(address)  # either of them answers
+        await predecessor.finish()
+        server.release()
+        assert running.finished
+        before = responder.counters["queries"]
+        assert await asked(address)
+        assert responder.counters["queries"] == before + 2
+
+
+async def test_a_new_process_that_dies_half_way_changes_nothing(running: Running, tmp_path: Path) -> None:
+    for _ in range(3):
+        predecessor = await take_over(tmp_path / "dns.sock")
+        assert predecessor is not None
+        predecessor.close()
+        while running.control.busy:
+            await asyncio.sleep(0.001)
+        assert not running.finished
+        assert await asked(running.server)
+
+
+async def test_an_old_process_that_dies_half_way_ends_nothing(running: Running, tmp_path: Path, clock: Clock) -> None:
+    address = running.server.address
+    predecessor = await take_over(tmp_path / "dns.sock")
+    assert predecessor is not None
+    running.server.handed_over = True
+    await running.server.stop_reading()
+    await running.control.__aexit__(None, None, None)
+    async with Server(Responder(balancer(clock), PROFILE), *address, inherited=predecessor.offer.dns) as server:
+        await predecessor.finish()
+        server.release()
+        assert await asked(address)
+    running.control._listening = socket.socket()  # for the fixture to close
+
+
+async def test_without_a_running_process_there_is_nothing_to_take(tmp_path: Path) -> None:
+    path = tmp_path / "dns.sock"
+    assert await take_over(path) is None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left_over:  # as `kill -9` leaves it
+        left_over.bind(str(path))
+    assert await take_over(path) is None
+    async with Control(path, Running.offer, Running.finish):  # type: ignore[arg-type]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+    path.write_text("no socket")
+    assert await take_over(path) is None
+
+
+async def test_only_one_takes_over_at_a_time(running: Running, tmp_path: Path) -> None:
+    first = await take_over(tmp_path / "dns.sock")
+    assert first is not None
+    with pytest.raises(HandoverError, match="somebody else is taking over"):
+        await take_over(tmp_path / "dns.sock")
+    first.close()
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"{}", b"nonsense", b"[]", b'{"do": "take over", "version": 2}', b'{"do": "finish"}', b"\xff" * 1000]
+)
+async def test_whatever_is_said_to_it_it_goes_on(running: Running, tmp_path: Path, message: bytes) -> None:
+    before = open_descriptors()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(str(tmp_path / "dns.sock"))
+        if message:
+            with open(os.devnull) as gift:
+                socket.send_fds(peer, [message], [gift.fileno()])
+        peer.shutdown(socket.SHUT_WR)
+        peer.setblocking(False)
+        with contextlib.suppress(ConnectionResetError):
+            while answer := await asyncio.get_running_loop().sock_recv(peer, 1 << 16):
+                assert json.loads(answer)["do"] == "refuse"
+    assert await asked(running.server)
+    assert not running.finished
+    async with asyncio.timeout(WAIT):
+        while open_descriptors() > before:  # the connections of `asked` end a moment later
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [b"nonsense"], [b'{"do": "sockets", "uses": ["dns"]}'], [b'{"do": "offer"}'], [b'{"do": "go"}', b"{}"],
+        [b'{"do": "offer", "pid": 1, "down": {}}'], [],
+    ],
+)  # fmt: skip
+async def test_a_server_that_talks_nonsense_is_told_apart_from_none(
+    tmp_path: Path, messages: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "PATIENCE", 0.2)
+    before = open_descriptors()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as strange:
+        strange.bind(str(tmp_path / "dns.sock"))
+        strange.listen()
+        asking = asyncio.create_task(take_over(tmp_path / "dns.sock"))
+        peer = await asyncio.to_thread(strange.accept)
+        for message in messages:
+            peer[0].send(message)
+        if messages[:1] == [b'{"do": "go"}']:
+            found = await asking
+            assert found is not None
+            found.close()
+        else:
+            with pytest.raises(HandoverError):
+                await asking
+        peer[0].close()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3), (4, 2)])
+async def test_fewer_or_more_threads_lose_nothing(clock: Clock, before: int, after: int) -> None:
+    """What waits in a socket that the new server does not need is answered before it is closed."""
+    async with Server(Responder(balancer(clock), PROFILE), port=0, threads=before) as old:
+        address = old.address
+        async with Load(address, rate=2000) as load:
+            copies = [each.dup() for each in old.sockets]
+            async with Server(Responder(balancer(clock), PROFILE), *address, threads=after, inherited=copies) as new:
+                await load.more(200)
+                old.handed_over = True
+                await old.stop_reading()
+                await load.more(200)
+                new.release()
+                await load.more(400)
+                assert len(new.sockets) == after + 1
+                assert await load.lost() == 0
+
+
+async def test_other_addresses_are_bound_or_closed(clock: Clock) -> None:
+    async with Server(Responder(balancer(clock), PROFILE), listen=[("127.0.0.1", 0), ("127.0.0.2", 0)]) as old:
+        first, second = old.addresses
+        copies = [each.dup() for each in old.sockets]
+        wanted = [second, ("127.0.0.3", 0)]
+        async with Server(Responder(balancer(clock), PROFILE), listen=wanted, inherited=copies) as new:
+            old.handed_over = True
+            await old.stop_reading()
+            assert await asked(first)  # until it is known that the other is gone
+            new.release()
+            for address in new.addresses:
+                assert await asked(address)
+            assert new.addresses[0] == second
+            with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+                client.connect(first)
+
+
+# ===== load
+
+
+class Load:
+    """Queries with unique ids from several resolvers, seeded; each is asked once and must be answered as in quiet times."""
+
+    def __init__(self, address: tuple[str, int], rate: float, questions: list[bytes] | None = None) -> None:
+        self._address, self._gap = address, 1.0 / rate
+        self._questions = questions or [dns.message.make_query(OWNER, "A").to_wire()[2:]]
+        self._expected: dict[bytes, bytes] = {}
+        self._open: dict[tuple[int, int], bytes] = {}
+        self._random = random.Random(SEED)
+        self.answered = self.wrong = self.sent = 0
+
+    async def __aenter__(self) -> Load:
+        self._loop = asyncio.get_running_loop()
+        self._sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(16)]
+        for number, each in enumerate(self._sockets):
+            each.setblocking(False)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            each.connect(self._address)
+            self._loop.add_reader(each, self._receive, number, each)
+        self._sending = asyncio.create_task(self._send())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._sending.cancel()
+        for each in self._sockets:
+            self._loop.remove_reader(each)
+            each.close()
+
+    async def _send(self) -> None:
+        start = self._loop.time()
+        while True:
+            while self.sent * self._gap <= self._loop.time() - start:
+                number, id_ = self.sent % len(self._sockets), self.sent // len(self._sockets) % 65_536
+                question = self._random.choice(self._questions)
+                assert (number, id_) not in self._open
+                self._open[number, id_] = question
+                self._sockets[number].send(id_.to_bytes(2) + question)
+                self.sent += 1
+            await asyncio.sleep(0.001)
+
+    def _receive(self, number: int, each: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+            while True:
+                answer = each.recv(4096)
+                question = self._open.pop((number, int.from_bytes(answer[:2])))
+                self.answered += 1
+                self.wrong += self._expected.setdefault(question, answer[2:]) != answer[2:]
+
+    async def more(self, count: int) -> None:
+        """Wait for so many more answers."""
+        async with asyncio.timeout(WAIT):
+            goal = self.answered + count
+            while self.answered < goal:
+                await asyncio.sleep(0.005)
+
+    async def lost(self) -> int:
+        """Stop asking and give the number of queries that nobody answers."""
+        self._sending.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while self._open:
+                    await asyncio.sleep(0.01)
+        return len(self._open)
+
+
+# ===== processes
+
+
+class Process:
+    """A `lbcore dns serve` of its own; what it and its successors print goes to a file."""
+
+    def __init__(self, child: subprocess.Popen[bytes], output: Path) -> None:
+        self.child, self.output = child, output
+        self.address = ("", 0)
+
+    async def says(self, words: str, times: int = 1) -> str:
+        """Wait until it has printed lines with these words so many times; give the last."""
+        async with asyncio.timeout(WAIT):
+            while len(found := [line for line in self.output.read_text().splitlines() if words in line]) < times:
+                assert self.child.poll() is None, self.output.read_text()
+                await asyncio.sleep(0.02)
+        return found[-1]
+
+    async def ended(self) -> int:
+        """Give its exit code once it ends."""
+        async with asyncio.timeout(WAIT):
+            while (code := self.child.poll()) is None:
+                await asyncio.sleep(0.02)
+        return code
+
+
+class Start(Protocol):
+    """Start a process with a configuration, and wait until it serves."""
+
+    async def __call__(self, *words: str, listen: str = ..., threads: int = ..., more: str = ...) -> Process: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    file, processes = tmp_path / "lbcore.toml", list[Process]()
+
+    async def begin(*words: str, listen: str = '"127.0.0.1:0"', threads: int = 2, more: str = "") -> Process:
+        file.write_text(CONFIG.format(listen=listen, threads=threads) + more)
+        output = tmp_path / f"output-{len(processes)}"
+        with output.open("wb") as out:
+            command = [sys.executable, "-m", "lbcore", "dns", "serve", "-c", str(file), *words]
+            processes.append(Process(subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out), output))
+        said = (await processes[-1].says("answering")).split()
+        processes[-1].address = said[said.index("on") + 1], int(said[said.index("port") + 1].rstrip(","))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        if process.child.poll() is None:
+            process.child.kill()
+            process.child.wait()
+
+
+def questions() -> list[bytes]:
+    """Give what the compiled loop answers and what it leaves to the Responder, as bytes without the id."""
+    made = []
+    for network in NETWORKS:
+        subnet: list[dns.edns.Option] = [dns.edns.ECSOption(network, 24)]
+        for name, rdtype in (("api.example.com", "A"), ("api.example.com", "ANY"), ("example.com", "SOA"), ("nope.example.com", "A")):
+            made.append(dns.message.make_query(name, rdtype, use_edns=0, options=subnet).to_wire()[2:])
+    return made
+
+
+async def test_three_take_overs_under_load_lose_no_query(start: Start) -> None:
+    current = await start()
+    address = current.address
+    async with Load(address, 1000, questions()) as load:
+        await load.more(500)
+        for threads in (2, 1, 3):
+            successor = await start("--take-over", threads=threads)
+            assert successor.address == address
+            assert await current.ended() == 0
+            await load.more(500)
+            current = successor
+        assert (await load.lost(), load.wrong) == (0, 0)
+    current.child.send_signal(signal.SIGTERM)
+    assert await current.ended() == 0
+    print(f"{load.sent} queries, none lost")
+
+
+async def test_a_signal_starts_the_successor(start: Start, tmp_path: Path) -> None:
+    current = await start()
+    async with Load(current.address, 300, questions()) as load:
+        await load.more(100)
+        current.child.send_signal(signal.SIGUSR2)
+        await current.says("answering", times=2)  # the new one, into the same file
+        assert await current.ended() == 0
+        await load.more(100)
+        assert (await load.lost(), load.wrong) == (0, 0)
+    successor = await take_over(tmp_path / "dns.sock")
+    assert successor is not None
+    assert successor.pid != current.child.pid
+    successor.close()
+    os.kill(successor.pid, signal.SIGTERM)
+
+
+async def test_a_new_process_killed_on_its_way_leaves_the_old_one_serving(start: Start, tmp_path: Path) -> None:
+    current = await start()
+    async with Load(current.address, 500, questions()) as load:
+        await load.more(100)
+        for _ in range(3):
+            predecessor = await take_over(tmp_path / "dns.sock")  # this process has the sockets, reads nothing, and goes
+            assert predecessor is not None
+            await load.more(100)
+            predecessor.close()
+        await load.more(100)
+        assert (await load.lost(), load.wrong) == (0, 0)
+    assert current.child.returncode is None
+
+
+async def test_tcp_connections_are_served_to_their_end(start: Start) -> None:
+    current = await start()
+    streams = [await asyncio.open_connection(*current.address) for _ in range(5)]
+    framed = dns.message.make_query("api.example.com", "A").to_wire(prepend_length=True)
+    for _, writer in streams:
+        writer.write(framed[:5])  # half a query; the rest comes when the new process serves
+    successor = await start("--take-over")
+    for _, writer in streams:
+        writer.write(framed[5:])
+    for reader, writer in streams:
+        async with asyncio.timeout(WAIT):
+            answer = dns.message.from_wire(await reader.readexactly(int.from_bytes(await reader.readexactly(2))))
+        assert answer.answer
+        writer.close()
+    assert await current.ended() == 0
+    assert await asked_name(successor.address)
+
+
+async def asked_name(address: tuple[str, int]) -> bool:
+    response = await dns.asyncquery.tcp(dns.message.make_query("api.example.com", "A"), address[0], port=address[1], timeout=WAIT)
+    return bool(response.answer)
+
+
+async def test_kill_9_takes_what_it_had_and_a_new_one_starts(start: Start) -> None:
+    """What the kernel held for it is lost; nothing keeps the next start from the same address and control socket."""
+    current = await start(listen='"127.0.0.1:0"')
+    current.child.kill()
+    await current.ended()
+    host, port = current.address
+    again = await start("--take-over", listen=f'"{host}:{port}"')
+    assert again.address == current.address
+    assert await asked_name(again.address)
+
+
+async def test_a_second_process_does_not_push_the_first_aside(start: Start, tmp_path: Path) -> None:
+    current = await start()
+    command = [sys.executable, "-m", "lbcore", "dns", "serve", "-c", str(tmp_path / "lbcore.toml")]
+    other = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
+    assert (other.returncode, "--take-over" in other.stderr) == (3, True)
+    assert await asked_name(current.address)
