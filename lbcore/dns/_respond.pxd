@@ -13,6 +13,10 @@ cdef enum:
     DROPPED = 0          # no answer: a response, no whole header, limited
     SLOW = -1            # the Responder's
 
+cdef enum:                       # context.series that are there from the start
+    OTHER_SERIES         # those there was no room for
+    REFUSED_SERIES
+
 cdef enum:                       # context.counts
     QUERIES
     UNANSWERABLE         # responses and what is shorter than a header

@@ -21,12 +21,20 @@ cdef enum:
     EDE = 15                     # RFC 8914; info code 0, "other", with a text
     FAIL_OPEN_SIZE = 32
     SUSPECT_SIZE = 39
+    FOREIGN_SIZE = 6
+    REFUSED = 5
 
 cdef const uint8_t* FAIL_OPEN_EDE = <const uint8_t*>b"\0\x0f\0\x1c\0\0fail open: no region is up"
 cdef const uint8_t* SUSPECT_EDE = <const uint8_t*>b"\0\x0f\0\x23\0\0vantage suspect: health is frozen"
+cdef const uint8_t* FOREIGN_EDE = <const uint8_t*>b"\0\x0f\0\2\0\x14"    # 20, "not authoritative"
 
 cdef body NOTHING                # of answers that are cut to their question
 NOTHING.authoritative = 1
+cdef body REFUSAL                # of names in no zone here
+REFUSAL.rcode = REFUSED
+cdef forms FOREIGN
+FOREIGN.plain, FOREIGN.plains, FOREIGN.series = &REFUSAL, 1, REFUSED_SERIES
+cdef zone NOWHERE
 
 
 # What is about to be said of one query.
@@ -35,7 +43,7 @@ cdef struct reply:
     const body* body
     uint64_t topic               # what rate limiting counts together
     uint32_t ttl, scope
-    bint steered, fail_open, suspect, truncated, known
+    bint steered, fail_open, suspect, foreign, truncated, known
     uint8_t cookie[COOKIE_SIZE]
     const uint8_t* nsid
     uint32_t nsid_size
@@ -87,7 +95,12 @@ cdef const forms* answer_of(const view* v, const query* q, const ip* source, uin
     cdef bint exact
     cdef const node* n = find(v.answers, q, &exact)
     cdef const entry* e
-    if n == NULL or n.referral or FIRST_META <= q.type <= ANY or q.type == OPT:
+    if FIRST_META <= q.type <= ANY or q.type == OPT:
+        return NULL
+    if n == NULL:
+        r.foreign, r.topic, r.zone = True, 0, &NOWHERE
+        return &FOREIGN
+    if n.referral:
         return NULL
     r.topic, r.zone = n.hash, n.zone
     if not exact:
@@ -113,7 +126,7 @@ cdef inline uint32_t opt_size(const query* q, const reply* r) noexcept nogil:
     if not q.edns:
         return 0
     return (11 + (4 + q.subnet_size if q.subnet != NULL else 0) + (4 + COOKIE_SIZE if r.known else 0) + r.nsid_size
-            + (FAIL_OPEN_SIZE if r.fail_open else 0) + (SUSPECT_SIZE if r.suspect else 0))
+            + (FAIL_OPEN_SIZE if r.fail_open else 0) + (SUSPECT_SIZE if r.suspect else 0) + (FOREIGN_SIZE if r.foreign else 0))
 
 
 cdef inline uint8_t* put_bytes(uint8_t* p, const void* data, uint32_t size) noexcept nogil:
@@ -139,8 +152,9 @@ cdef void put_opt(uint8_t* p, uint32_t size, const query* q, const reply* r) noe
         p = put_bytes(p + 4, r.cookie, COOKIE_SIZE)
     p = put_bytes(p, r.nsid, r.nsid_size) if r.nsid_size else p
     p = put_bytes(p, FAIL_OPEN_EDE, FAIL_OPEN_SIZE) if r.fail_open else p
-    if r.suspect:
-        put_bytes(p, SUSPECT_EDE, SUSPECT_SIZE)
+    p = put_bytes(p, SUSPECT_EDE, SUSPECT_SIZE) if r.suspect else p
+    if r.foreign:
+        put_bytes(p, FOREIGN_EDE, FOREIGN_SIZE)
 
 
 cdef void put_body(uint8_t* p, const body* b, uint32_t ttl, uint32_t pointer) noexcept nogil:
@@ -219,7 +233,7 @@ cdef int32_t respond(
     if verdict != USUAL:
         return SLOW
     turn = big16(packet)
-    r.steered = r.fail_open = r.suspect = r.truncated = r.known = False
+    r.steered = r.fail_open = r.suspect = r.foreign = r.truncated = r.known = False
     r.scope = r.ttl = 0
     f = answer_of(v, &q, source, turn, &r)
     r.body = body_of(f, &q, r.zone.signed_zone, turn) if f != NULL else NULL

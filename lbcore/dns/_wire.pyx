@@ -20,8 +20,8 @@ from lbcore.dns._cookies cimport Cookies
 from lbcore.dns._packet cimport MAX_UDP, SLACK
 from lbcore.dns._prepared cimport Store
 from lbcore.dns._respond cimport (
-    COUNTS, DROPPED, FAIL_OPEN, HANDED_OVER, LIMITED_DROPPED, LIMITED_SLIPPED, LOST, QUERIES, SLOW, UNANSWERABLE, UNSENT, WITH_ECS,
-    context, respond, settings, view,
+    COUNTS, DROPPED, FAIL_OPEN, HANDED_OVER, LIMITED_DROPPED, LIMITED_SLIPPED, LOST, OTHER_SERIES, QUERIES, REFUSED_SERIES, SLOW,
+    UNANSWERABLE, UNSENT, WITH_ECS, context, respond, settings, view,
 )
 from lbcore.dns._route cimport Program
 from lbcore.dns._rrl cimport RateLimiter
@@ -208,7 +208,8 @@ cdef class Wire:
 
     def __cinit__(self, *, Cookies cookies=None, RateLimiter rrl=None, bytes nsid=b"", uint64_t sample=0):
         cdef bytes option = b"\0\x03" + len(nsid).to_bytes(2, "big") + nsid if nsid else b""
-        self.contexts, self.series, self.lock = [], {("", "", "", "", "other"): 0}, threading.Lock()
+        self.contexts, self.lock = [], threading.Lock()
+        self.series = {("", "", "", "", "other"): OTHER_SERIES, ("", "", "", "", "refused"): REFUSED_SERIES}
         self.kept = [cookies, rrl, option]
         self.s.nsid, self.s.nsid_size = <const uint8_t*>PyBytes_AS_STRING(option), len(option)
         self.s.cookies = &cookies.secrets if cookies is not None else NULL
@@ -329,7 +330,7 @@ cdef class Wire:
         if number < SERIES:
             return number
         del self.series[key]
-        return 0
+        return OTHER_SERIES
 
     def counters(self):
         """Give what was counted since the start, over all threads; they go on meanwhile.
