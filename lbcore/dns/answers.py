@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from lbcore.dns.fixed import Part
     from lbcore.dns.profile import Profile
     from lbcore.dns.steered import Steered
     from lbcore.dns.zone import Zone
@@ -49,10 +50,15 @@ Rotations = tuple[Body, ...]  # never empty; a query takes the one at its id mod
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """One answer without and with DNSSEC records; `signed` is None in a zone that is not signed, or where only the Responder signs."""
+    """One answer without and with DNSSEC records.
+
+    signed: None in a zone that is not signed, or where only the Responder can: at wildcards, and denials of names
+    unproven: of a wildcard in a signed zone: signed, but for the proof that the name asked for does not exist: `Part.proven` adds it
+    """
 
     plain: Rotations
     signed: Rotations | None = None
+    unproven: Rotations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class Node:
     """One existing name. `other` answers every type that is not in `types`, but ANY; None = only the Responder knows.
 
     wildcard: the node of `*` below it, when there is one
-    referral: at or below a zone cut: only the Responder knows
+    referral: a zone cut: `other` refers to the servers of the zone below, for this name and all names below it; DS alone is ours
     profile: the profile that steers it; region names in metrics go with it
     steered: writes what is not prepared: pairs, and records of several regions
     """
@@ -133,12 +139,14 @@ class Answers:
     nxdomain: by the zone's name in wire form, lower case: the denial of a name in it (of a signed zone: its plain form only)
     roots: where decisions start; an Entry's `root` is an index into it
     regions: name of the region in each slot that `Entry.regions` speaks of, "" = free
+    parts: what of each zone does not depend on regions; writes denials and proofs that are not prepared
     """
 
     nodes: dict[bytes, Node] = field(default_factory=dict)
     nxdomain: dict[bytes, Forms] = field(default_factory=dict)
     roots: tuple[Root, ...] = ()
     regions: tuple[str, ...] = ()
+    parts: dict[Zone, Part] = field(default_factory=dict)
 
     def find(self, name: bytes) -> Found | None:
         """Give where a name in wire form, lower case, leads; None = to none of the zones.

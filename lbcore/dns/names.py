@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import dns.name
 from dns.name import Name
 
-__all__ = ["ROOT", "ancestors", "from_key", "key_of", "labels", "order", "parent", "within"]
+__all__ = ["ROOT", "WILD", "ancestors", "from_key", "key_of", "labels", "order", "parent", "within"]
 
 ROOT = b"\0"
+WILD = b"\1*"  # how a wildcard's name begins
 
 
 def key_of(name: Name) -> bytes:

@@ -3,110 +3,152 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 from dns.name import Name
-from dns.rdatatype import AAAA, CNAME, HTTPS, NS, SVCB, A
+from dns.rdatatype import AAAA, DS, HTTPS, NSEC, SVCB, A
 
 from lbcore.dns.answers import Answers, Entry, Forms, Node, Root
-from lbcore.dns.names import ancestors, key_of, parent
+from lbcore.dns.fixed import Part, prepare_part
+from lbcore.dns.names import ancestors, key_of, parent, within
 from lbcore.dns.place import Place, place_of
 from lbcore.dns.profile import Profile
 from lbcore.dns.steered import MAX_PAIRS, Steered
-from lbcore.dns.writing import ASKED, RRset, Signing, Writer, wires
+from lbcore.dns.writing import spelled_out
 from lbcore.dns.zone import Zone
+from lbcore.errors import ConfigError, Violation
 from lbcore.region import Region
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from lbcore.dns.dnssec import Signer
 
-_WILD = b"\1*"
+__all__ = ["build", "check_zones"]
 
 
-def build(zones: Iterable[Zone], objects: Sequence[Region | None], *, signers: Mapping[Name, Signing] | None = None) -> Answers:
+def build(
+    zones: Iterable[Zone], objects: Sequence[Region | None], *,
+    signers: Mapping[Name, Signer] | None = None, before: Answers | None = None,
+) -> Answers:  # fmt: skip
     """Prepare everything that these zones may say.
 
     objects: the region in each slot of the latency table, as `Balancer.objects` has them
     signers: by the name of the zone; default: each zone's own `keys`
+    before: earlier Answers, of which the zones are taken over that are the same objects and need no new signatures
+    Raises ConfigError as `check_zones` does.
     """
-    names = tuple(region.name if region else "" for region in objects)
-    building = _Building([place_of(region) for region in objects], Answers(regions=names))
-    for zone in sorted(zones, key=lambda zone: len(zone.apex)):
-        building.add(zone, (signers or {}).get(zone.apex, zone.keys))
-    building.answers.roots = tuple(building.roots.values())
-    return building.answers
+    ordered = sorted(zones, key=lambda zone: len(zone.apex))
+    check_zones(ordered)
+    building = _Building(ordered, [place_of(region) for region in objects])
+    for zone in ordered:
+        signer = (signers or {}).get(zone.apex, zone.keys)
+        building.add(_part(zone, signer, before, building.below(zone)))
+    answers = building.answers
+    answers.regions = tuple(region.name if region else "" for region in objects)
+    return answers
+
+
+def check_zones(zones: Iterable[Zone]) -> None:
+    """Check what only zones together can get wrong: one that comes twice, and aliases of names that none steers; ConfigError tells all."""
+    violations, seen, steered = [], set[bytes](), set[bytes]()
+    zones = [*zones]
+    for zone in zones:
+        if zone.key in seen:
+            violations.append(Violation("dns.zone", zone.origin, "a zone that is named once"))
+        seen.add(zone.key)
+        steered.update(zone.steered)
+    for zone in zones:
+        for text in zone.aliases.values():
+            if (target := zone.absolute(text)) is None or key_of(target) not in steered:
+                violations.append(Violation("dns.aliases", text, "a steered name"))
+    if violations:
+        raise ConfigError(violations)
+
+
+def _part(zone: Zone, signer: Signer | None, before: Answers | None, below: tuple[bytes, ...]) -> Part:
+    known = before.parts.get(zone) if before is not None else None
+    if known is not None and known.signer is signer and known.below == below and not (signer and signer.due()):
+        return known
+    if signer is not None:
+        signer.begin()
+    return prepare_part(zone, signer, below)
 
 
 @dataclass(slots=True)
 class _Building:
+    zones: Sequence[Zone]
     places: Sequence[Place]
-    answers: Answers
-    roots: dict[tuple[int, int, bool], Root] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
+    roots: dict[tuple[int, int, bool], int] = field(default_factory=dict)
+    delegations: dict[bytes, Entry] = field(default_factory=dict)  # DS of zones of this process, by the zone above
 
-    def add(self, zone: Zone, signing: Signing | None) -> None:
-        writer = Writer(zone, signing)
-        nodes = _static(writer)
-        for key, profile in zone.steered.items():
-            self._steer(writer, nodes, key, profile, bool(nodes[key].types))
-        for key, node in nodes.items():
-            if key.startswith(_WILD) and key != zone.key:
-                nodes[parent(key)].wildcard = node
+    def below(self, zone: Zone) -> tuple[bytes, ...]:
+        """Give the names of the zones that lie in another one."""
+        return tuple(other.key for other in self.zones if other is not zone and within(other.key, zone.key))
+
+    def add(self, part: Part) -> None:
+        """Add a zone, after those that it lies in."""
+        zone, nodes = part.zone, dict(part.nodes)
+        self._steer(part, nodes)
+        for key in part.wildcards:  # the deepest first: a wildcard may have one below itself
+            nodes[parent(key)] = replace(nodes[parent(key)], wildcard=nodes[key])
+        if part.below:
+            self._hide(part, nodes)
+        if (ds := self.delegations.get(zone.key)) is not None:
+            nodes[zone.key] = replace(nodes[zone.key], types=nodes[zone.key].types | {DS: ds})
         self.answers.nodes.update(nodes)
-        self.answers.nxdomain[zone.key] = Forms(writer.forms(authority=[writer.soa()], rcode=3).plain)
+        self.answers.nxdomain[zone.key] = Forms(part.writer.forms(authority=[part.writer.soa()], rcode=3).plain)
+        self.answers.parts[zone] = part
 
-    def _steer(self, writer: Writer, nodes: dict[bytes, Node], key: bytes, profile: Profile, direct: bool) -> None:
-        node = nodes[key]
-        steered = Steered(writer, key, profile.ttl, self.places, direct)
-        node.profile, node.steered = profile, steered
-        for rdtype in self._types(writer.zone):
-            node.types.setdefault(rdtype, self._entry(steered, profile, rdtype))
-        node.other = self._entry(steered, profile, 0)
+    def _hide(self, part: Part, nodes: dict[bytes, Node]) -> None:
+        """Leave out what belongs to more specific zones, and keep the one thing that is said of them here: DS (RFC 4035 §3.1.4.1)."""
+        for key in part.below:
+            node = nodes[key]
+            entry = node.types.get(DS, node.other)
+            if entry is not None and entry.fixed is not None and not (node.referral and entry is node.other):
+                self.delegations[key] = Entry(spelled_out(entry.fixed, part.zone.key))
+        hidden = frozenset(part.below)
+        for key in [key for key in nodes if not hidden.isdisjoint(ancestors(key, part.zone.key))]:
+            del nodes[key]
 
-    def _types(self, zone: Zone) -> Sequence[int]:
-        served = zone.alpn and any(place.https for place in self.places)
-        return (A, AAAA, HTTPS, SVCB) if served else (A, AAAA)
+    # ---- steered names
+
+    def _steer(self, part: Part, nodes: dict[bytes, Node]) -> None:
+        profiles = {key: profile for zone in self.zones for key, profile in zone.steered.items()} if part.zone.stands_for else {}
+        shared: dict[tuple[object, ...], tuple[dict[int, Entry], Entry]] = {}
+        for key, profile in (*part.zone.steered.items(), *((key, profiles[target]) for key, target in part.zone.stands_for.items())):
+            node, alias = nodes[key], key in part.zone.stands_for
+            direct = alias or key == part.zone.key or bool(node.types.keys() - {NSEC})
+            steered = Steered(part, key, profile.ttl, self.places, direct)
+            # Names of one profile say the same, but for signatures, and where a region's gateway is the name itself.
+            alike = part.chain is None and all(place.alias is None or key_of(place.alias) != key for place in self.places)
+            like = (id(profile), direct, key in part.parents) if alike else (key,)
+            if like not in shared:
+                shared[like] = self._entries(steered, profile)
+            types, other = shared[like]
+            nodes[key] = replace(node, types=types | node.types, other=node.other if alias else other, profile=profile, steered=steered)
+
+    def _entries(self, steered: Steered, profile: Profile) -> tuple[dict[int, Entry], Entry]:
+        served = steered.part.zone.alpn and any(place.https for place in self.places)
+        types = (A, AAAA, HTTPS, SVCB) if served else (A, AAAA)
+        return {rdtype: self._entry(steered, profile, rdtype) for rdtype in types}, self._entry(steered, profile, 0)
 
     def _entry(self, steered: Steered, profile: Profile, rdtype: int) -> Entry:
-        family = rdtype if rdtype in (A, AAAA) and getattr(profile, "family", "client") == "any" else 0
-        slots = range(len(self.places))
-        regions = {slot: steered.region(rdtype, slot) for slot in slots}
-        entry = Entry(None, self._root(profile, family, steered.direct), regions, {}, steered.nodata(rdtype))
-        pairs = [*permutations((slot for slot in slots if self.places[slot]), 2)] if rdtype in (HTTPS, SVCB) else []
-        if len(pairs) <= MAX_PAIRS:
-            entry.pairs = {pair: steered.several(rdtype, pair) for pair in pairs}
-        entry.nxdomain = entry.nodata if steered.direct or steered.writer.signing else steered.nxdomain()
+        nodata = steered.nodata(rdtype)
+        regions = {slot: steered.several(rdtype, (slot,)) if place else nodata for slot, place in enumerate(self.places)}
+        entry = Entry(None, self._root(profile, rdtype, steered.direct), regions, {}, nodata, nodata)
+        if rdtype in (HTTPS, SVCB):
+            named = [slot for slot, place in enumerate(self.places) if place]
+            if len(named) * (len(named) - 1) <= MAX_PAIRS:
+                entry.pairs = {pair: steered.several(rdtype, pair) for pair in permutations(named, 2)}
+        if not (steered.direct or steered.key in steered.part.parents or steered.part.chain):
+            entry.nxdomain = steered.nxdomain()
         return entry
 
-    def _root(self, profile: Profile, family: int, direct: bool) -> int:
-        key = (id(profile), family, direct)
-        self.roots.setdefault(key, Root(profile, family, direct))
-        return [*self.roots].index(key)
-
-
-def _static(writer: Writer) -> dict[bytes, Node]:
-    """Give the nodes of a zone with their static records, steered names and empty non-terminals without any."""
-    zone = writer.zone
-    other = Entry(writer.forms(authority=[writer.soa()]))
-    nodes: dict[bytes, Node] = {}
-    for key in (*zone.content, *zone.steered, *zone.stands_for):
-        for name in ancestors(key, zone.key):
-            if name in nodes:
-                break
-            nodes[name] = Node(zone, name, other=other)
-    for key, types in zone.content.items():
-        for rdtype, records in types.items():
-            rrset = RRset(key, ASKED, rdtype, records.ttl, wires(records.rdatas))
-            nodes[key].types[rdtype] = Entry(writer.forms([rrset], additional=_glue(zone, rrset) if rdtype == NS else ()))
-        if CNAME in types:
-            nodes[key].other = nodes[key].types[CNAME]
-    return nodes
-
-
-def _glue(zone: Zone, servers: RRset) -> list[RRset]:
-    """Give the zone's own addresses of name servers."""
-    found = []
-    for record in zone.content[servers.owner][NS].rdatas:
-        name = key_of(record.target)  # type: ignore[attr-defined]
-        types = zone.content.get(name, {})
-        found += [RRset(name, name, rdtype, types[rdtype].ttl, wires(types[rdtype].rdatas)) for rdtype in (A, AAAA) if rdtype in types]
-    return found
+    def _root(self, profile: Profile, rdtype: int, direct: bool) -> int:
+        family = rdtype if rdtype in (A, AAAA) and profile.family == "any" else 0
+        number = self.roots.setdefault((id(profile), family, direct), len(self.roots))
+        if number == len(self.answers.roots):
+            self.answers.roots = (*self.answers.roots, Root(profile, family, direct))
+        return number

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
 
 from dns.rdatatype import AAAA, CNAME, HTTPS, SVCB, A
 
 from lbcore.dns.answers import Forms
 from lbcore.dns.names import key_of
 from lbcore.dns.place import Place
-from lbcore.dns.writing import ASKED, RRset, Writer, wire
+from lbcore.dns.writing import ASKED, RRset, wire
+
+if TYPE_CHECKING:
+    from lbcore.dns.fixed import Part
 
 __all__ = ["MAX_PAIRS", "MAX_ROTATIONS", "STEERED", "Steered"]
 
@@ -30,38 +34,37 @@ class Steered:
 
     places: what regions can be answered with, by slot
     direct: the name cannot be a CNAME: it is the zone itself, an alias, or has records of its own
-    proof: in a signed zone, by type: the NSEC that shows that the name has no such records
     """
 
-    writer: Writer
+    part: Part
     key: bytes
     ttl: int
     places: Sequence[Place]
     direct: bool
-    proof: Mapping[int, Sequence[RRset]] = field(default_factory=dict)
-
-    def region(self, rdtype: int, slot: int) -> Forms:
-        """Give what a region is answered with, its denial when it has no such records. rdtype 0 = any other type."""
-        return self.several(rdtype, (slot,))
 
     def several(self, rdtype: int, slots: Sequence[int]) -> Forms:
-        """Give the records of several regions together, in that order; a region that is a CNAME is answered alone or left out."""
+        """Give the records of regions together, in that order; a region that is a CNAME is answered alone or left out.
+
+        rdtype: A, AAAA, HTTPS or SVCB; 0 = any other
+        One region's addresses rotate. A region without such records has the denial of the type.
+        """
         alias = self._alias(slots[0])
         if alias is not None:
-            return self.writer.forms([self._records(CNAME, (alias,))])
+            return self.part.forms(self.key, [self._records(CNAME, (alias,))])
         rdatas = self._services(slots) if rdtype in (HTTPS, SVCB) else self._addresses(rdtype, slots)
         if not rdatas:
             return self.nodata(rdtype)
         rotations = min(len(rdatas), MAX_ROTATIONS) if rdtype in (A, AAAA) and len(slots) == 1 else 1
-        return self.writer.forms([self._records(rdtype, rdatas)], rotations=rotations)
+        return self.part.forms(self.key, [self._records(rdtype, rdatas)], rotations=rotations)
 
     def nodata(self, rdtype: int) -> Forms:
         """Give the denial of a type. rdtype 0 = any that the name has no records of."""
-        return self.writer.forms(authority=[self.writer.soa(self.ttl)], proof=self.proof.get(rdtype, ()))
+        proof = [rrset.shortened(self.ttl) for rrset in self.part.proof(self.key, rdtype)]
+        return self.part.forms(self.key, authority=[self.part.writer.soa(self.ttl)], proof=proof)
 
     def nxdomain(self) -> Forms:
-        """Give the denial of the name, as long as its profile is disabled; only of a zone that is not signed."""
-        return self.writer.forms(authority=[self.writer.soa(self.ttl)], rcode=3)
+        """Give the denial of the name while its profile is disabled, in a zone that is not signed: there its NSEC says that it exists."""
+        return self.part.forms(self.key, authority=[self.part.writer.soa(self.ttl)], rcode=3)
 
     def _records(self, rdtype: int, rdatas: Sequence[bytes]) -> RRset:
         return RRset(self.key, ASKED, rdtype, self.ttl, rdatas, patched=True)
@@ -78,9 +81,9 @@ class Steered:
 
     def _services(self, slots: Sequence[int]) -> Sequence[bytes]:
         """Give an HTTPS record for each region that HTTPS leads to; none when it does not lead to the first."""
-        if not self.writer.zone.alpn or not self.places[slots[0]].https:
+        if not self.part.zone.alpn or not self.places[slots[0]].https:
             return []
-        made = (_service(number, self.places[slot], self.writer.zone.alpn) for number, slot in enumerate(slots, 1))
+        made = (_service(number, self.places[slot], self.part.zone.alpn) for number, slot in enumerate(slots, 1))
         return [rdata for rdata in made if rdata is not None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import dns.rdata
 import dns.rrset
@@ -18,25 +18,23 @@ from lbcore.dns.answers import Body, Forms
 from lbcore.dns.names import from_key
 from lbcore.dns.zone import Zone
 
-__all__ = ["ASKED", "ORIGIN", "RRset", "Signing", "Writer", "wire", "wires"]
+if TYPE_CHECKING:
+    from lbcore.dns.dnssec import Signer
+
+__all__ = ["ASKED", "ORIGIN", "RRset", "Writer", "spelled_out", "wire", "wires"]
 
 ASKED = b"\xc0\x0c"  # the name asked for, at byte 12
 ORIGIN = b"\xc0\x00"  # the zone's name within it, where that is known only when asked: see Body.origins
 _FIXED = struct.Struct("!HHIH")
 
 
-class Signing(Protocol):
-    """What signs a zone."""
-
-    def sign(self, rrset: dns.rrset.RRset) -> Sequence[Rdata]:
-        """Give the RRSIG data for records."""
-
-
 class RRset(NamedTuple):
     """Records of one type under one name, as they go into a response.
 
     owner: the name that they are signed under; shown: how the response writes it: ASKED, ORIGIN, or the name itself
-    patched: the route decides their TTL; signed: at a zone cut only DS and NSEC are
+    patched: the route decides their TTL
+    signed: at a zone cut only DS and NSEC are
+    longest: the TTL that their signature is for, when it is not `ttl`
     """
 
     owner: bytes
@@ -46,6 +44,12 @@ class RRset(NamedTuple):
     rdatas: Sequence[bytes]
     patched: bool = False
     signed: bool = True
+    longest: int | None = None
+
+    def shortened(self, most: int) -> RRset:
+        """Give the records for a denial that stands in for answers of at most `most` seconds, which it must not outlive."""
+        longest = self.ttl if self.longest is None else self.longest
+        return self._replace(ttl=min(self.ttl, most), patched=most <= self.ttl, longest=longest)
 
 
 @dataclass(slots=True)
@@ -53,7 +57,8 @@ class Writer:
     """Writes the answers of one zone. signing: None = it is not signed, and `Forms.signed` stays empty."""
 
     zone: Zone
-    signing: Signing | None = None
+    signing: Signer | None = None
+    _soa: Sequence[bytes] = ()  # signs the SOA, which is in every denial
 
     def forms(
         self, answer: Sequence[RRset] = (), authority: Sequence[RRset] = (), additional: Sequence[RRset] = (), *,
@@ -75,18 +80,22 @@ class Writer:
 
     def soa(self, most: int | None = None) -> RRset:
         """Give the SOA of a denial. most: the TTL of the answers that the denial stands in for, which it does not outlive."""
-        ttl = self.zone.denial_ttl
-        soa = (wire(self.zone.soa),)
-        if most is None:
-            return RRset(self.zone.key, ORIGIN, SOA, ttl, soa)
-        return RRset(self.zone.key, ORIGIN, SOA, min(ttl, most), soa, patched=most <= ttl)
+        longest, rdatas = self.zone.content[self.zone.key][SOA]
+        soa = RRset(self.zone.key, ORIGIN, SOA, self.zone.denial_ttl, wires(rdatas), longest=longest)
+        return soa if most is None else soa.shortened(most)
 
     def _signatures(self, rrset: RRset) -> Sequence[bytes]:
         if self.signing is None or not rrset.signed:
             return ()
+        if rrset.rdtype == SOA:
+            self._soa = self._soa or self._sign(self.signing, rrset)
+            return self._soa
+        return self._sign(self.signing, rrset)
+
+    def _sign(self, signing: Signer, rrset: RRset) -> Sequence[bytes]:
         rdatas = [dns.rdata.from_wire(IN, RdataType.make(rrset.rdtype), rdata, 0, len(rdata)) for rdata in rrset.rdatas]
-        ttl = self.zone.content[self.zone.key][SOA].ttl if rrset.rdtype == SOA else rrset.ttl  # a denial only shortens it
-        return wires(self.signing.sign(dns.rrset.from_rdata_list(from_key(rrset.owner), ttl, rdatas)))
+        ttl = rrset.ttl if rrset.longest is None else rrset.longest
+        return wires(signing.sign(dns.rrset.from_rdata_list(from_key(rrset.owner), ttl, rdatas)))
 
 
 def wire(data: Name | Rdata) -> bytes:
@@ -122,3 +131,16 @@ def _records(section: Sequence[tuple[RRset, Sequence[bytes]]], turn: int) -> Ite
         rotated = [*rrset.rdatas[turn:], *rrset.rdatas[:turn]] if turn else rrset.rdatas
         yield from ((rrset, rrset.rdtype, rdata) for rdata in rotated)
         yield from ((rrset, RRSIG, rdata) for rdata in signatures)
+
+
+def spelled_out(forms: Forms, origin: bytes) -> Forms:
+    """Give an answer with its zone's name written where pointers to it would stand: for a question in another zone."""
+    plain, signed = ([_spelled(body, origin) for body in bodies or ()] for bodies in (forms.plain, forms.signed))
+    return Forms(tuple(plain), tuple(signed) or None)
+
+
+def _spelled(body: Body, origin: bytes) -> Body:
+    data = bytearray(body.data)
+    for at in sorted(body.origins, reverse=True):
+        data[at : at + 2] = origin
+    return body._replace(data=bytes(data), origins=())  # denials of fixed names have no TTLs that the route decides
