@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import dns.dnssec
 import dns.name
 import dns.rdatatype
 import dns.rrset
+import dns.zonefile
 import pytest
 from conftest import Clock
 from dns.dnssectypes import Algorithm
@@ -184,6 +190,43 @@ def test_one_record_may_deny_both_the_name_and_its_wildcard(asked: str, owners: 
     proof = chain.nxdomain(name(asked), name(asked).parent())
     assert [rrset.name for rrset in proof] == [name(owner) if owner != "@" else ORIGIN for owner in owners]
     assert any(proves_absent(rrset, wildcard(name(asked).parent())) for rrset in proof)
+
+
+# ===== a whole zone, by BIND's word
+
+ZONE = """
+@ 3600 SOA ns hostmaster 1 3600 600 604800 30
+@ 3600 NS ns
+ns 3600 A 192.0.2.53
+*.wild 30 A 192.0.2.1
+a.b.deep 30 TXT "below parents without records"
+alias 30 CNAME api
+API 30 A 192.0.2.1
+API 30 AAAA 2001:db8::1
+API 30 HTTPS 1 . alpn=h2 ipv4hint=192.0.2.1
+api 30 TYPE65280 \\# 2 abcd
+child 3600 NS ns.child
+"""
+
+
+@pytest.mark.parametrize("kinds", [[(False, 13)], [(False, 13), (True, 13)], [(False, 15), (True, 15)], [(False, 13), (False, 15)]])
+def test_bind_finds_a_zone_signed_in_full(tmp_path: Path, program: Callable[[str], str], kinds: list[tuple[bool, int]]) -> None:
+    now = time.time()
+    made = [Key.generate(ORIGIN, algorithm=Algorithm(number), zsk=zsk, timing=Timing(activate=now - 60)) for zsk, number in kinds]
+    signer = Signer(ORIGIN, made)
+    rrsets = [*dns.zonefile.read_rrsets(ZONE, origin=ORIGIN), *signer.apex()]
+    types: dict[Name, set[int]] = {}
+    for rrset in rrsets:
+        types.setdefault(rrset.name, set()).add(rrset.rdtype)
+    chain = Chain(types, 30)
+    cut = name("child")
+    signed = [rrset for rrset in rrsets if rrset.name != cut] + [chain.at(found) for found in types]
+    lines = [rrset.to_text() for rrset in (*rrsets, *map(chain.at, types))]
+    lines += [dns.rrset.from_rdata_list(rrset.name, rrset.ttl, signer.sign(rrset)).to_text() for rrset in signed]
+    (tmp_path / "zone").write_text("\n".join([*lines, ""]))
+    command = [program("dnssec-verify"), "-o", "example.com", *(["-z"] if len(kinds) == 1 or not kinds[1][0] else []), str(tmp_path / "zone")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 # ===== rollovers, on a virtual clock
