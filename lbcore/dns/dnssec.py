@@ -6,11 +6,13 @@ import bisect
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import dns.dnssec
 import dns.name
+import dns.rdata
 import dns.rdatatype
 import dns.rrset
 from dns.dnssectypes import DSDigest
@@ -23,7 +25,8 @@ from dns.rdtypes.ANY.NSEC import Bitmap
 from dns.rdtypes.ANY.RRSIG import RRSIG as Signature
 
 from lbcore.dns.keyfiles import load
-from lbcore.dns.keys import Key
+from lbcore.dns.keys import NEVER, Key
+from lbcore.dns.names import from_key, key_of
 from lbcore.errors import ConfigError
 
 __all__ = ["Chain", "Signer"]
@@ -39,7 +42,17 @@ LOOK = 1  # seconds between looks at the directory
 BATCH = 6 * HOUR  # what becomes due so soon is renewed along with what is: a rebuild at most every so often
 _BY_SEP = frozenset((DNSKEY, CDS, CDNSKEY))
 
-_Known = dict[tuple[object, ...], Signature]
+_Identity = tuple[Any, ...]  # owner, type, TTL, and each record's data
+
+
+class _Signed(NamedTuple):
+    """Signatures that were made together. by: public halves of the keys that made them; inception, end: between them they are valid."""
+
+    by: Sequence[bytes]
+    inception: float
+    end: float
+    signatures: Sequence[Signature]
+    wires: Sequence[bytes]
 
 
 class Signer:
@@ -70,8 +83,8 @@ class Signer:
         self._changed = self._change()
         self.keys = tuple(load(self.origin, keys) if isinstance(keys, str | Path) else keys)
         self._looked = clock()
-        self._known: _Known = {}
-        self._before: _Known = {}
+        self._known: dict[_Identity, _Signed] = {}
+        self._before: dict[_Identity, _Signed] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -81,14 +94,14 @@ class Signer:
         self._known, self._before = {}, self._known
         self._published = [key for key in self.keys if key.timing.published(now)]
         active = [key for key in self.keys if key.timing.active(now)]
-        self._for_keys = _all_with_sep([key for key in active if key in self._published])
-        self._for_data = _one_each(active, self._published)
-        self._until = min((key.timing.next_change(now) for key in self.keys), default=float("inf"))
+        self._for_keys = _public(_all_with_sep([key for key in active if key in self._published]))
+        self._for_data = _public(_one_each(active, self._published))
+        self._until = min((key.timing.next_change(now) for key in self.keys), default=NEVER)
 
     @property
     def signing(self) -> bool:
         """Say whether any key is active, as of `begin`; without, a zone is served unsigned."""
-        return bool(self._for_data)
+        return bool(self._for_data[0])
 
     def due(self) -> bool:
         """Say whether to build again: a signature nears its end, a key changes its state, or the clock was set back."""
@@ -100,15 +113,17 @@ class Signer:
         self._looked = now
         return self._change() != self._changed
 
-    def sign(self, rrset: dns.rrset.RRset) -> list[Signature]:
+    def sign(self, rrset: dns.rrset.RRset) -> Sequence[Signature]:
         """Give the signatures of an RRset, one for each key that signs it; none when no key is active.
 
         rrset: under its owner, which for a wildcard is `*.…` (an expanded answer carries the wildcard's signatures), with the
         longest TTL it is ever answered with: a shorter one needs no other signature.
         """
-        keys = self._for_keys if rrset.rdtype in _BY_SEP else self._for_data
-        identity = (rrset.name.canonicalize(), rrset.rdtype, rrset.ttl, *sorted(rdata.to_digestable() for rdata in rrset))
-        return [self._signature(rrset, identity, key) for key in keys]
+        return self._signed(key_of(rrset.name), rrset.rdtype, rrset.ttl, _wires(rrset)).signatures
+
+    def sign_wire(self, owner: bytes, rdtype: int, ttl: int, rdatas: Iterable[bytes]) -> Sequence[bytes]:
+        """Do the same with everything in wire form: owner as `names` has it, record data uncompressed. Fast where nothing is new."""
+        return self._signed(owner, rdtype, ttl, rdatas).wires
 
     def apex(self) -> list[dns.rrset.RRset]:
         """Give the RRsets that signing adds to the zone's own name: DNSKEY, and CDS and CDNSKEY while keys ask for them."""
@@ -137,22 +152,34 @@ class Signer:
         except ConfigError as error:
             logger.error("keys of %s stay as they were: %s", self.origin, error)
 
-    def _signature(self, rrset: dns.rrset.RRset, identity: tuple[object, ...], key: Key) -> Signature:
-        known = (key.dnskey.key, *identity)
-        signature = self._known.get(known) or self._before.get(known)
-        if signature is None or not self._good(signature):
-            signature = self._make(rrset, identity, key)
-        self._known[known] = signature
-        self._until = min(self._until, signature.expiration - RENEWED)
-        return signature
+    def _signed(self, owner: bytes, rdtype: int, ttl: int, rdatas: Iterable[bytes]) -> _Signed:
+        now, identity = int(self._clock()), (owner, rdtype, ttl, *sorted(rdatas))
+        keys, by = self._for_keys if rdtype in _BY_SEP else self._for_data
+        known = self._known.get(identity) or self._before.get(identity)
+        if known is None or known.by != by or not known.inception <= now < known.end - RENEWED - BATCH:
+            known = self._make(identity, keys, by, now)
+        self._known[identity] = known
+        self._until = min(self._until, known.end - RENEWED)
+        return known
 
-    def _good(self, signature: Signature) -> bool:
-        return signature.inception <= self._now < signature.expiration - RENEWED - BATCH
-
-    def _make(self, rrset: dns.rrset.RRset, identity: tuple[object, ...], key: Key) -> Signature:
-        now = int(self._now)
+    def _make(self, identity: _Identity, keys: Iterable[Key], by: Sequence[bytes], now: int) -> _Signed:
+        owner, rdtype, ttl, *wired = identity
+        rdatas = [dns.rdata.from_wire(IN, rdtype, data, 0, len(data)) for data in wired]
+        rrset = dns.rrset.from_rdata_list(from_key(owner), ttl, rdatas)
         end = now + VALIDITY - zlib.crc32(repr(identity).encode()) % SPREAD
-        return dns.dnssec.sign(rrset, key.private, self.origin, key.dnskey, inception=now - BACKDATED, expiration=end)
+        signatures = [
+            dns.dnssec.sign(rrset, key.private, self.origin, key.dnskey, inception=now - BACKDATED, expiration=end) for key in keys
+        ]
+        return _Signed(by, now - BACKDATED, end if by else NEVER, signatures, _wires(signatures))
+
+
+def _wires(rdatas: Iterable[Rdata]) -> Sequence[bytes]:
+    return [rdata.to_digestable() for rdata in rdatas]
+
+
+def _public(keys: Sequence[Key]) -> tuple[Sequence[Key], Sequence[bytes]]:
+    """Give keys and their public halves, by which they are the same when their files have been read again."""
+    return keys, [key.dnskey.to_digestable() for key in keys]
 
 
 def _all_with_sep(keys: list[Key]) -> list[Key]:
@@ -192,6 +219,7 @@ class Chain:
         self._names = sorted(self._types)  # dnspython compares names in the canonical order
         self._next = dict(zip(self._names, [*self._names[1:], *self._names[:1]], strict=True))
         self._ttl = ttl
+        self._made: dict[tuple[Name, frozenset[int]], dns.rrset.RRset] = {}
 
     def __contains__(self, name: Name) -> bool:
         return name in self._types
@@ -201,10 +229,13 @@ class Chain:
 
         Raises KeyError for a name that has no records.
         """
-        held = {RdataType.make(rdtype) for rdtype in (self._types[name] if types is None else types)}
-        windows = Bitmap.from_rdtypes([*held, NSEC, RRSIG]).windows
-        nsec = NsecData(IN, NSEC, self._next[name], windows)  # type: ignore[no-untyped-call]
-        return dns.rrset.from_rdata_list(name, self._ttl, [nsec])
+        held = self._types[name] if types is None else frozenset(types)
+        made = self._made.get((name, held))
+        if made is None:
+            windows = Bitmap.from_rdtypes([*map(RdataType.make, held), NSEC, RRSIG]).windows
+            nsec = NsecData(IN, NSEC, self._next[name], windows)  # type: ignore[no-untyped-call]
+            made = self._made[name, held] = dns.rrset.from_rdata_list(name, self._ttl, [nsec])
+        return made
 
     def covering(self, name: Name) -> dns.rrset.RRset:
         """Give the NSEC that proves that a name of the zone has no records: its owner sorts before, its next name after it."""
