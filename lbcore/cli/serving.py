@@ -191,7 +191,8 @@ class Serving:
 
     def _tell(self) -> None:
         where = ", ".join(f"{host} port {port}" for host, port in self._server.addresses)
-        print(f"answering for {self._responder.profile.owner} on {where}, UDP and TCP; Ctrl-C ends it", flush=True)
+        zones = ", ".join(zone.origin for zone in self._responder.zones)
+        print(f"answering for {zones} on {where}, UDP and TCP; Ctrl-C ends it", flush=True)
         if self._page is not None:
             host, port = self._page.socket.getsockname()[:2]
             print(f"metrics at http://{f'[{host}]' if ':' in host else host}:{port}/metrics", flush=True)
@@ -261,9 +262,7 @@ class Serving:
         else:
             await asyncio.to_thread(self._lb.reload_locate)
         self._lb.set_regions(settings.regions)
-        responder = Responder(self._lb, profile)
-        responder.counters = self._responder.counters
-        self._responder = self._server.responder = responder
+        self._responder.reload(profile)
         if before.traffic_manager.monitor != after.traffic_manager.monitor:
             await self._replace_prober(prober)
         self._warn_of(settings)

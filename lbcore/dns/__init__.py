@@ -1,7 +1,9 @@
 """The DNS edge: a query comes in, the addresses of the closest healthy region go out.
 
-`profile` says what is answered for, `query` reads a packet, `zone` holds what is the same for everybody, `responder` answers
-(bytes in, bytes out), `server` carries packets over UDP and TCP. Needs dnspython: `pip install "lbcore[dns]"`.
+`zone` says which names are answered for and `profile` how one of them is routed; `prepare` writes every answer ahead (`answers`),
+`route` compiles profiles, `current` keeps both up to date; `query` reads a packet, `lookup` finds what is said, `response` writes it,
+`responder` is all that in one (bytes in, bytes out); `server` carries packets over UDP and TCP, and `_wire` is the compiled loop for
+what is prepared. Needs dnspython: `pip install "lbcore[dns]"`.
 """
 
 from importlib.util import find_spec
@@ -11,5 +13,6 @@ if find_spec("dns") is None:
 
 from lbcore.dns.profile import Profile
 from lbcore.dns.responder import Responder
+from lbcore.dns.zone import Zone
 
-__all__ = ["Profile", "Responder"]
+__all__ = ["Profile", "Responder", "Zone"]
