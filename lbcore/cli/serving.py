@@ -191,8 +191,8 @@ class Serving:
 
     def _tell(self) -> None:
         where = ", ".join(f"{host} port {port}" for host, port in self._server.addresses)
-        zones = ", ".join(zone.origin for zone in self._responder.zones)
-        print(f"answering for {zones} on {where}, UDP and TCP; Ctrl-C ends it", flush=True)
+        names = ", ".join(str(zone.absolute(name)) for zone in self._responder.zones for name in zone.profiles)
+        print(f"answering for {names} on {where}, UDP and TCP; Ctrl-C ends it", flush=True)
         if self._page is not None:
             host, port = self._page.socket.getsockname()[:2]
             print(f"metrics at http://{f'[{host}]' if ':' in host else host}:{port}/metrics", flush=True)
