@@ -7,15 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import dns.rdata
-import dns.rrset
 from dns.name import Name
 from dns.rdata import Rdata
 from dns.rdataclass import IN
-from dns.rdatatype import RRSIG, SOA, RdataType
+from dns.rdatatype import RRSIG, SOA
 
 from lbcore.dns.answers import Body, Forms
-from lbcore.dns.names import from_key
 from lbcore.dns.zone import Zone
 
 if TYPE_CHECKING:
@@ -58,7 +55,6 @@ class Writer:
 
     zone: Zone
     signing: Signer | None = None
-    _soa: Sequence[bytes] = ()  # signs the SOA, which is in every denial
 
     def forms(
         self, answer: Sequence[RRset] = (), authority: Sequence[RRset] = (), additional: Sequence[RRset] = (), *,
@@ -87,15 +83,8 @@ class Writer:
     def _signatures(self, rrset: RRset) -> Sequence[bytes]:
         if self.signing is None or not rrset.signed:
             return ()
-        if rrset.rdtype == SOA:
-            self._soa = self._soa or self._sign(self.signing, rrset)
-            return self._soa
-        return self._sign(self.signing, rrset)
-
-    def _sign(self, signing: Signer, rrset: RRset) -> Sequence[bytes]:
-        rdatas = [dns.rdata.from_wire(IN, RdataType.make(rrset.rdtype), rdata, 0, len(rdata)) for rdata in rrset.rdatas]
         ttl = rrset.ttl if rrset.longest is None else rrset.longest
-        return wires(signing.sign(dns.rrset.from_rdata_list(from_key(rrset.owner), ttl, rdatas)))
+        return self.signing.sign_wire(rrset.owner, rrset.rdtype, ttl, rrset.rdatas)
 
 
 def wire(data: Name | Rdata) -> bytes:
