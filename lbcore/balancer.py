@@ -102,6 +102,7 @@ class Balancer:
         self._samples = self._ticks = 0
         self._now = _Steady(clock)
         self._last_tick = self._now()
+        self._pace: tuple[float, float] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         chosen = detector if detector is not None else default_detector()
@@ -251,6 +252,23 @@ class Balancer:
         """Take the outcome of a control target (an anchor, the own gateway): it tells a sick vantage from sick regions."""
         with self._lock:
             self.guard.control(bool(ok))
+
+    def expect_probes(self, interval: float, timeout: float) -> None:
+        """Say how far apart, seconds, the probes of a region begin and how long each may take: what `until_change` counts in."""
+        self._pace = interval, timeout
+
+    def until_change(self, region: str | Region) -> float | None:
+        """Give the seconds for which probes cannot change whether a region is up; None = it serves always, or nobody can tell.
+
+        What requests tell and what the operator does may come at any moment. It needs to know of probes: see `expect_probes`.
+        """
+        with self._lock:
+            slot = self.slot(region)
+            if self._pace is None or self._layout.at(slot).always_serve or not self._judges():
+                return None
+            if (self.guard.verdict(slot) is Verdict.DOWN) != (self.table.tier(slot) > 0):
+                return 0.0  # an ejection that waits for another one's end, or a tier that was inherited
+            return self.guard.until_change(slot, self._now(), interval=self._pace[0], slack=self._pace[1])
 
     def generation(self, region: str | Region) -> int:
         """Give what work on a region that begins now passes to `report` as `gen`."""

@@ -440,7 +440,7 @@ WRONG: list[tuple[dict[str, Any], set[str]]] = [
     ({"ttl": 2**31}, {"dns.ttl"}),
     ({"ttl": True}, {"dns.ttl"}),
     ({"ttl": 1.5}, {"dns.ttl"}),
-    ({"zone": ""}, {"dns.zone"}),
+    ({"zone": "."}, {"dns.zone"}),
     ({"zone": "a..b"}, {"dns.zone"}),
     ({"name": "api.example.net."}, {"dns.name"}),
     ({"name": "*.api"}, {"dns.name"}),

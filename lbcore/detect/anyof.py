@@ -16,6 +16,8 @@ _NOBODY: frozenset[int] = frozenset()
 _QUIET = 60.0  # seconds between two log lines about one detector, which may fail at every request
 T = TypeVar("T")
 
+OPTIONAL = ("hard", "excluded", "cause", "waiting", "until_change")
+
 
 class Watched:
     """Stand between a detector and its users: what it raises is logged, and what it said last stays.
@@ -30,7 +32,7 @@ class Watched:
         self.errors = 0
         self._verdicts: dict[int, Verdict | None] = {}
         self._said: dict[tuple[str, int], object] = {}
-        self._optional = {name: method for name in ("hard", "excluded", "cause", "waiting") if (method := getattr(detector, name, None))}
+        self._optional = {name: method for name in OPTIONAL if (method := getattr(detector, name, None))}
         self._logged = -math.inf
         self._now = 0.0
 
@@ -97,6 +99,15 @@ class Watched:
     def cause(self, region: int) -> str:
         """Say why the region is DOWN."""
         return self._ask("cause", region, "")
+
+    def until_change(self, region: int, now: float, *, interval: float, slack: float) -> float | None:
+        """Give the seconds for which the verdict stands as far as probes go; None where the detector cannot tell."""
+        method: Callable[..., float | None] | None = self._optional.get("until_change")
+        try:
+            return method(region, now, interval=interval, slack=slack) if method else None
+        except Exception:
+            self.failed("until_change", now)
+            return None
 
     def _ask(self, name: str, region: int, default: T) -> T:
         method: Callable[[int], T] | None = self._optional.get(name)
@@ -187,6 +198,11 @@ class AnyOf:
         if len(self._excluding) == 1:
             return self._excluding[0].excluded(region)
         return _NOBODY.union(*(part.excluded(region) for part in self._excluding))
+
+    def until_change(self, region: int, now: float, *, interval: float, slack: float) -> float | None:
+        """Give the least that any detector tells."""
+        told = [part.until_change(region, now, interval=interval, slack=slack) for part in self._parts]
+        return min((seconds for seconds in told if seconds is not None), default=None)
 
     def cause(self, region: int) -> str:
         """Give the reasons of those that say DOWN."""

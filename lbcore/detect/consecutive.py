@@ -124,5 +124,25 @@ class Consecutive:
             return "not enough successes yet"
         return f"{worst.source} {worst.cause or 'failure'} x{worst.fails}"
 
+    def until_change(self, region: int, now: float, *, interval: float, slack: float) -> float | None:
+        """Give the seconds until the first vantage could have counted what turns it; None when requests are counted as well.
+
+        Vantages that were never heard of are left out, for one alone does not outvote those that were.
+        """
+        if self.sources != {"probe"}:
+            return None
+        watch = self._watches.get(region)
+        streaks = [*watch.streaks.values()] if watch else []
+        times = [self._until(streak, now, interval) for streak in streaks]
+        if len(streaks) > 1:  # a vantage that falls silent loses its vote
+            times += [streak.heard + self._expiry for streak in streaks]
+        first = min(times, default=now + self._tolerated * interval)
+        return max(0.0, first - slack - now)
+
+    def _until(self, streak: _Streak, now: float, interval: float) -> float:
+        """Give when the outcome that turns the streak is due at the earliest: probes that are overdue come now, the others after them."""
+        left = self._rise - streak.oks if streak.verdict is _DOWN else self._tolerated + 1 - streak.fails
+        return max(streak.heard + left * interval, now + (left - 1) * interval)
+
     def _count(self, watch: _Watch) -> None:
         watch.verdict = tally((streak.verdict for streak in watch.streaks.values()), watch.verdict, self._share)

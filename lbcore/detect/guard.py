@@ -141,6 +141,20 @@ class Guard:
         state = self._states.get(region)
         return state.cause if state else ""
 
+    def until_change(self, region: int, now: float, *, interval: float, slack: float) -> float | None:
+        """Give the seconds for which neither probes nor a hold-down's end can change the verdict; None where the detector cannot tell.
+
+        What a frozen vantage withholds may come at any moment.
+        """
+        seconds = self._inner.until_change(region, now, interval=interval, slack=slack)
+        state = self._states.get(region)
+        if state is None or state.verdict is not _DOWN:
+            return 0.0 if state is not None and state.withheld is not None else seconds
+        held = max(0.0, state.hold.until - now)
+        if state.settled:
+            return seconds if seconds is None else max(seconds, held)
+        return held
+
     def held_until(self, region: int) -> float:
         """Give the time until which the region is held down, -inf if it never was."""
         state = self._states.get(region)

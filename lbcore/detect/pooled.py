@@ -198,6 +198,14 @@ class Pooled:
             return Verdict.DOWN
         return Verdict.UP if state.answered else None
 
+    def until_change(self, region: int, now: float, *, interval: float, slack: float) -> float | None:
+        """Give the seconds until an ejection could end: by its time, or by probes that succeed from now on."""
+        state = self._states.get(region)
+        if state is None or not state.ejection.active:
+            return None
+        probed = (self._backoff.rise - state.ejection.oks - 1) * interval - slack
+        return max(0.0, min(state.ejection.until - now, probed))
+
     def excluded(self, region: int) -> frozenset[int]:
         """Give the groups whose own path to the region is broken; empty while the region itself is DOWN."""
         state = self._states.get(region)

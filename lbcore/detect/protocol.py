@@ -35,6 +35,8 @@ class Detector(Protocol):
     hard(region) -> bool: DOWN by probes (or by decree), not by statistics: exempt from `limit_ejections`
     excluded(region) -> frozenset[int]: groups whose path to the region is broken while the region is not; the same object while unchanged
     cause(region) -> str: why the region is DOWN, for people, such as "probe timeout x4"
+    until_change(region, now, *, interval, slack) -> float | None: seconds for which no probe can change the verdict, when those
+        of a vantage begin `interval` apart and report at most `slack` later; 0 = any moment, None = not told
     waiting(region, count, *, vantage, group, gen, now): `count` requests of this vantage and group are still waiting, longer than an answer
         should take. A gauge: it replaces what the pair said before, and is forgotten after a second
     """

@@ -123,6 +123,15 @@ class Quorum:
         blaming = [name for name, seat in self._seats.items() if region in seat.regions and seat.detector.verdict(region) is _DOWN]
         return f"down from {len(blaming)} of {len(self._voters(region))} vantages: {', '.join(blaming)}" if blaming else ""
 
+    def until_change(self, region: int, now: float, *, interval: float, slack: float) -> float | None:
+        """Give the least that any vantage's detector tells, or until one that falls silent loses its vote."""
+        told = []
+        for seat in self._voters(region):
+            method = getattr(seat.detector, "until_change", None)
+            told.append(method(region, now, interval=interval, slack=slack) if method else None)
+            told.append(max(0.0, seat.heard + self._expiry - now))
+        return None if None in told else min((seconds for seconds in told if seconds is not None), default=None)
+
     def _voters(self, region: int) -> list[_Seat]:
         return [seat for seat in self._seats.values() if region in seat.regions]
 

@@ -267,6 +267,9 @@ cdef int32_t pick(const program* p, const step_t* s, walk_t* w, int wanted) noex
         region = table_scan_mask(p.t, group, mask)
     if w.timed and region >= 0:
         until_back(p, w, s.leaves, region)
+        for i in range(s.count):
+            if s.kids[i].slot < 0:
+                until_kid(p, w, &s.kids[i])
     for i in range(s.count):
         if region >= 0 and serves(p, &s.kids[i], wanted, w.without) and gives(p, &s.kids[i], w.without, region, NULL):
             return enter(p, &s.kids[i], w)
@@ -315,6 +318,8 @@ cdef int32_t fallen(const program* p, uint32_t at, walk_t* w) noexcept nogil:
     if w.timed:
         until_back(p, w, s.leaves, -1)
     if s.policy == SERVE_BACKUP:
+        for i in range(s.backups if w.timed else 0):
+            until(p, w, s.backup[i])
         for pass_ in range(2):
             for i in range(s.backups):
                 if admissible(p.t, s.backup[i]) and (pass_ or in_mask(p.t.eligible, s.backup[i])):
@@ -329,6 +334,15 @@ cdef inline int32_t or_nodata(int32_t region) noexcept nogil:
     return region if region >= 0 else NODATA
 
 
+cdef inline int32_t several(const program* p, uint32_t at, walk_t* w) noexcept nogil:
+    """Leave the choice to `choose_several`; which regions come first depends on the client's group."""
+    group_of(p, w)
+    if w.timed:
+        until_any(p, w, p.steps[at].leaves)
+    w.last = at
+    return SEVERAL
+
+
 cdef int32_t as_if_up(const program* p, uint32_t at, walk_t* w) noexcept nogil:
     """Go by the method among the kids that are down."""
     cdef const step_t* s = &p.steps[at]
@@ -340,8 +354,7 @@ cdef int32_t as_if_up(const program* p, uint32_t at, walk_t* w) noexcept nogil:
         return first(p, s, w, DOWN)
     if s.kind == DRAW:
         return draw(p, at, w, DOWN)
-    w.last = at
-    return SEVERAL
+    return several(p, at, w)
 
 
 cdef int32_t mapped(const program* p, uint32_t at, walk_t* w) noexcept nogil:
@@ -352,6 +365,8 @@ cdef int32_t mapped(const program* p, uint32_t at, walk_t* w) noexcept nogil:
     cdef int state = OFF if to < 0 else kid_state(p, &s.kids[to])
     if w.timed and to >= 0 and state == DOWN:
         until_kid(p, w, &s.kids[to])
+        if fallback >= 0:
+            until_kid(p, w, &s.kids[fallback])
     if state == UP:
         return enter(p, &s.kids[to], w)
     if fallback >= 0 and (state == OFF or kid_state(p, &s.kids[fallback]) == UP):
@@ -379,9 +394,7 @@ cdef int32_t walk(const program* p, uint32_t at, walk_t* w) noexcept nogil:
         return first(p, s, w, UP)
     if s.kind == DRAW:
         return draw(p, at, w, UP)
-    group_of(p, w)
-    w.last = at
-    return SEVERAL
+    return several(p, at, w)
 
 
 cdef inline void begin(walk_t* w, const ip* client, uint32_t turn, bint timed) noexcept nogil:
@@ -617,10 +630,11 @@ cdef int fill_kid(kid* to, k, steps, LatencyTable table) except -1:
 
 cdef int fill_networks(step_t* to, s, PrefixMap map) except -1:
     cdef PrefixMap networks = map if s.networks is None else s.networks
-    cdef const int32_t[::1] of_group = np.ascontiguousarray(s.of_group, np.int32)
+    kids = np.ascontiguousarray(s.of_group, np.int32)
+    cdef const int32_t[::1] of_group = kids
     if of_group.shape[0] < networks.groups:
         raise ValueError(f"{networks.groups} groups of networks, kids of {of_group.shape[0]} only")
-    if of_group.shape[0] and max(s.of_group) >= <int32_t>to.count or to.fallback >= <int32_t>to.count:
+    if kids.max() >= to.count or to.fallback >= <int32_t>to.count:
         raise ValueError(f"networks lead to a kid that is not in 0..{to.count - 1}")
     to.networks, to.own = &networks.map, networks is map
     to.of_group = <int32_t*>room(of_group.shape[0], sizeof(int32_t))

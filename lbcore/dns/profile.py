@@ -1,50 +1,100 @@
-"""Profile: the name that is balanced and the zone around it, checked as a whole."""
+"""Profile: how one name is routed, and the endpoints it is routed to, checked as a whole.
+
+    Profile "api"   method priority        name, ttl, what happens when nothing is up
+      Endpoint      region westeurope
+      Endpoint      profile Profile "rest" method weighted, at most 10 deep
+        Endpoint    region eastus, weight 3
+        Endpoint    region japaneast, weight 1
+
+Frozen, without any state: what holds of it now is asked of `status`, how queries walk it is compiled by `route`.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import dns.exception
 import dns.name
 
 from lbcore.errors import ConfigError, Violation
 
-__all__ = ["METHODS", "Endpoint", "Profile"]
+if TYPE_CHECKING:
+    from lbcore._prefix import PrefixMap
 
-METHODS = ("performance",)
+__all__ = ["FAIL_OPEN", "FAMILIES", "MAX_DEPTH", "MAX_TTL", "METHODS", "Endpoint", "Profile"]
+
+METHODS = ("performance", "priority", "weighted", "geographic", "multivalue", "subnet")
+FAIL_OPEN = ("serve_all", "serve_last_good", "serve_backup", "nodata", "servfail", "refuse")
+FAMILIES = ("client", "any")
 MAX_TTL = 2**31 - 1  # RFC 2181 §8
-_SECONDS = ("ttl", "zone_ttl", "refresh", "retry", "expire")
+MAX_DEPTH = 10
+_SECONDS = ("zone_ttl", "refresh", "retry", "expire")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One of a profile's regions."""
+    """One choice of a profile: a region by name, or a nested profile. The Profile that it is given to checks it.
+
+    weight: 1..1000, its share under method weighted
+    priority: 1..1000, each used once, the lowest serves first; None = after the endpoint before it
+    enabled: False = never in an answer, and not probed for this profile's sake
+    always_serve: taken for up whatever its health says, as long as the operator has not taken the region out
+    geo: what is mapped to it under method geographic: "WORLD", "GEO-EU", "DE", "US-CA"; the most specific mapping wins
+    subnets: the clients it serves under method subnet: "10.0.0.0/8", "1.2.3.4-1.2.3.9"; one endpoint without any takes the rest
+    min_children: endpoints of the nested profile that must be up, or this one is Degraded
+    min_children_ipv4, min_children_ipv6: so many of them with addresses of the family; None = any number
+    Source: Azure Traffic Manager's endpoints (REQUIREMENTS R27, R28, R35, R36).
+    """
 
     region: str = ""
+    profile: Profile | None = None
+    weight: int = 1
+    priority: int | None = None
     enabled: bool = True
+    always_serve: bool = False
+    geo: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    min_children: int = 1
+    min_children_ipv4: int | None = None
+    min_children_ipv6: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "geo", _strings(self.geo))
+        object.__setattr__(self, "subnets", _strings(self.subnets))
+
+    @property
+    def name(self) -> str:
+        """Give the name of the region or of the nested profile."""
+        return self.region if self.profile is None else self.profile.name
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One balanced name in its zone.
+    """How one name is routed.
 
-    name: relative to the zone ("api", "@" = the zone itself) or in full ("api.example.com", "api.example.com.")
-    zone: the zone that this server is authoritative for
-    ttl: seconds, 0..2147483647, of the balanced name's records
-    nameservers: NS of the zone, in full or one label relative to it; the first is the SOA's MNAME unless `mname` is given
-    glue: addresses of name servers that lie in the zone. A public delegation needs them; without, their names answer NODATA
-    mname, rname, serial, refresh, retry, expire: the SOA; rname as "hostmaster" or "hostmaster@example.com"
-    negative_ttl: the SOA's MINIMUM, seconds; None = `ttl`, at most 30, so that a denial never outlives an answer
-    zone_ttl: seconds, of SOA, NS and glue
-    method: performance, the closest healthy region
+    name, zone: where a Responder that is given no Zone answers for it: relative to the zone ("api", "@" = the zone itself) or in full.
+        A nested profile needs neither; its name is for people
+    ttl: seconds 0..2147483647, of the answers
+    ttl_min: None = always `ttl`; else an answer lives no longer than the time until health could next change it, within ttl_min..ttl
+    method: performance (the closest), priority, weighted, geographic, multivalue (the closest `max_return`), subnet
+    endpoints: what it chooses among; () = every region of the Balancer
+    fail_open: what is said when no endpoint is up. serve_all: as if those that are down were up. serve_last_good: the likeliest to answer
+        of all its regions, whatever the method. serve_backup: the first of the `backup` regions that is up. nodata, servfail, refuse: that.
+        A client of a geographic endpoint that is down is still sent there, it never goes to another place's
+    family: client = the region is picked once whatever the client asks for; any = among the regions that have addresses of that family
+    max_return: 1..10, of multivalue
+    enabled: False = NXDOMAIN
+    geography: where clients are, for method geographic: a PrefixMap by country and subdivision; None = the Balancer's own map
+    nameservers, glue, mname, rname, serial, refresh, retry, expire, negative_ttl, zone_ttl: of the zone that holds it alone
     Raises ConfigError with every violation.
-    Source: RFC 1035 §3.3.13, RFC 2308 §5 (negative answers), RFC 2181 §8 (TTL).
+    Source: Azure Traffic Manager's routing methods (REQUIREMENTS R27-R29, R36); gdnsd for the TTL that follows health; DNS.md §7.
     """
 
-    name: str
-    zone: str
+    name: str = ""
+    zone: str = ""
     ttl: int = 30
     nameservers: tuple[str, ...] = ("ns",)
     glue: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -62,17 +112,34 @@ class Profile:
     fail_open: str = "serve_all"
     backup: tuple[str, ...] = ()
     family: str = "client"
+    max_return: int = 2
     enabled: bool = True
+    geography: PrefixMap | None = None
 
     def __post_init__(self) -> None:
+        from lbcore.dns.rules import violations_of
+
         set_field = object.__setattr__
         set_field(self, "nameservers", _strings(self.nameservers))
+        set_field(self, "backup", _strings(self.backup))
+        set_field(self, "endpoints", tuple(self.endpoints))
         set_field(self, "glue", {name: _strings(addresses) for name, addresses in self.glue.items()})
-        violations = [*self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue()]
-        if self.method not in METHODS:
-            violations.append(Violation("dns.method", self.method, f"one of {', '.join(METHODS)}", METHODS[0]))
+        violations = [*violations_of(self), *self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue()]
         if violations:
             raise ConfigError(violations)
+
+    @property
+    def depth(self) -> int:
+        """Give how many profiles lie on the longest way down, itself included."""
+        return 1 + max((endpoint.profile.depth for endpoint in self.endpoints if endpoint.profile is not None), default=0)
+
+    def by_priority(self) -> list[tuple[int, Endpoint]]:
+        """Give the endpoints with their priorities, in the order in which they serve; one without comes after the one before it."""
+        found, last = [], 0
+        for endpoint in self.endpoints:
+            last = last + 1 if endpoint.priority is None else endpoint.priority
+            found.append((last, endpoint))
+        return sorted(found, key=lambda pair: pair[0])
 
     @property
     def origin(self) -> dns.name.Name:
@@ -119,6 +186,8 @@ class Profile:
             yield Violation("dns.serial", self.serial, "a whole number, 0..4294967295")
 
     def _wrong_names(self) -> Iterator[Violation]:
+        if not self.zone and self.name != "@" and "." not in self.name:
+            return  # a nested profile, or one whose Zone says where it is
         if not _is_name(self, "zone"):
             yield Violation("dns.zone", self.zone, "a domain name such as example.com")
             return  # nothing can be judged relative to it

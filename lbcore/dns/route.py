@@ -1,6 +1,6 @@
 """Route: profiles as the steps that a query walks through.
 
-    Profile --compile_routes--> Program (`_route`): one step per nested profile, its kids are regions by slot and further steps
+    Profile --compile_routes--> Program (`_route`): one step per profile, whose kids are regions by slot and further steps
 
 Only what health and the operator cannot change is decided here; the walk reads the rest from the table's bits, so a Program is made
 anew when profiles, regions, the table or the map are others, never for a verdict.
@@ -12,22 +12,27 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from lbcore.dns._route import Choice, Horizon, Program
+from lbcore.dns.geography import kids_by_place
+from lbcore.dns.networks import map_of
 from lbcore.dns.profile import Endpoint, Profile
+from lbcore.region import canonical
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lbcore._fast import LatencyTable
     from lbcore._prefix import PrefixMap
     from lbcore.dns.answers import Root
     from lbcore.region import Region
 
-__all__ = ["Choice", "Horizon", "Kid", "Program", "Routing", "Step", "compile_routes"]
-
-NODATA, NXDOMAIN = -1, -2
-KINDS = {
-    "performance": "pick", "priority": "first", "weighted": "draw", "geographic": "map", "subnet": "map", "multivalue": "several",
-}  # fmt: skip
+__all__ = ["Choice", "Horizon", "Kid", "Program", "Routing", "Step", "compile_routes", "foresee"]
 
 Families = Callable[["Region", bool], tuple[bool, bool]]
+
+NODATA, NXDOMAIN = -1, -2
+A, AAAA = 1, 28
+KINDS = {"performance": "pick", "priority": "first", "weighted": "draw", "geographic": "map", "subnet": "map", "multivalue": "several"}
 
 
 class Routing(Protocol):
@@ -74,7 +79,7 @@ class Step(NamedTuple):
     backup: tuple[int, ...] = ()
     value: int = NODATA
     networks: PrefixMap | None = None
-    of_group: Sequence[int] = ()
+    of_group: Sequence[int] | NDArray[np.int32] = ()
     fallback: int = -1
 
 
@@ -91,8 +96,23 @@ def compile_routes(
     families: whether a region can be answered with in IPv4, in IPv6, given whether the name cannot be a CNAME (`Root.direct`); one
         that can be in neither is left out everywhere, one that lacks the root's family is where the profile says family = "any"
     horizon: for the TTL of profiles with a `ttl_min`; without one their TTL is fixed
+    A region that the Balancer does not have counts as taken out.
     """
     return _Compiler(lb, families).program(roots, horizon)
+
+
+class Foreseeing(Routing, Protocol):
+    """What a Horizon needs of a Balancer."""
+
+    def until_change(self, region: Region, /) -> float | None:
+        """Give the seconds for which probes cannot change whether a region is up."""
+
+
+def foresee(horizon: Horizon, lb: Foreseeing) -> None:
+    """Write down for every region for how many whole seconds an answer that names it may live. With every tick."""
+    for slot, region in enumerate(lb.objects[: len(horizon)]):
+        seconds = None if region is None else lb.until_change(region)
+        horizon[slot] = Horizon.NEVER if seconds is None else min(int(seconds), Horizon.NEVER)
 
 
 class _Compiler:
@@ -102,43 +122,111 @@ class _Compiler:
         self._asked = families
         self._families: dict[int, tuple[bool, bool]] = {}  # by slot, of the root at hand
         self._slots = {region.name: slot for slot, region in enumerate(lb.objects) if region is not None}
-        self._steps: list[Step] = []
+        self._steps = [Step("outcome", value=NODATA), Step("outcome", value=NXDOMAIN)]
 
     def program(self, roots: Sequence[Root], horizon: Horizon | None) -> Program:
         """Compile every root and put the steps together."""
         starts = []
         for root in roots:
             self._families = {slot: self._asked(region, root.direct) for slot, region in self._regions}
-            family = root.family if root.profile.family == "any" else 0
-            starts.append((self._step(root.profile, family), root.profile.ttl, root.profile.ttl_min))
+            start = _Tree(self, root.family if root.profile.family == "any" else 0).step(root.profile)
+            starts.append((start, root.profile.ttl, root.profile.ttl_min))
         return Program(self._table, self._map, self._steps, starts, horizon)
 
-    def _step(self, profile: Profile, family: int) -> int:
-        if not profile.enabled:
-            return self._add(Step("outcome", value=NXDOMAIN))
-        kids = tuple(kid for endpoint in self._endpoints(profile) if (kid := self._kid(endpoint, family)) is not None)
-        leaves = tuple(sorted({slot for kid in kids for slot in self._leaves(kid)}))
-        backup = tuple(self._slots[name] for name in profile.backup if name in self._slots)
-        return self._add(Step(KINDS[profile.method], kids, leaves, profile.fail_open, backup))
-
-    def _endpoints(self, profile: Profile) -> Sequence[Endpoint]:
-        return profile.endpoints or tuple(Endpoint(name) for name in self._slots)
-
-    def _kid(self, endpoint: Endpoint, family: int) -> Kid | None:
-        if not endpoint.enabled:
-            return None
-        slot = self._slots.get(endpoint.region)
-        if slot is None or not _has(self._families[slot], family):
-            return None
-        return Kid(slot, families=self._families[slot])
-
-    def _leaves(self, kid: Kid) -> tuple[int, ...]:
-        return (kid.slot,) if kid.slot >= 0 else self._steps[kid.step].leaves
-
-    def _add(self, step: Step) -> int:
+    def add(self, step: Step) -> int:
+        """Append a step and give its number."""
         self._steps.append(step)
         return len(self._steps) - 1
 
+    def slot(self, name: str, family: int) -> int | None:
+        """Give the slot of a region that there is and that can be answered with, in a family unless 0."""
+        slot = self._slots.get(name, self._slots.get(canonical(name)))
+        if slot is None:
+            return None
+        four, six = self._families[slot]
+        return slot if (four if family == A else six if family == AAAA else four or six) else None
 
-def _has(families: tuple[bool, bool], family: int) -> bool:
-    return families[0] if family == 1 else families[1] if family == 28 else any(families)
+    def families(self, slot: int) -> tuple[bool, bool]:
+        """Say whether a region can be answered with in IPv4, in IPv6."""
+        return self._families[slot]
+
+    def leaves(self, kids: Sequence[Kid]) -> tuple[int, ...]:
+        """Give the slots of all regions at or below these kids."""
+        return tuple(sorted({slot for kid in kids for slot in ((kid.slot,) if kid.slot >= 0 else self._steps[kid.step].leaves)}))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Give every region's name."""
+        return tuple(self._slots)
+
+    @property
+    def map(self) -> PrefixMap:
+        """Give the Balancer's map."""
+        return self._map
+
+
+class _Tree:
+    """The steps of one root: its profiles with the regions that its family leaves."""
+
+    def __init__(self, compiler: _Compiler, family: int) -> None:
+        self._compiler, self._family = compiler, family
+
+    def step(self, profile: Profile) -> int:
+        """Add the steps of a profile and all below it; give its own."""
+        if not profile.enabled:
+            return 1
+        endpoints = self._endpoints(profile)
+        kids = tuple(map(self._kid, endpoints))
+        step = Step(KINDS[profile.method], kids, self._compiler.leaves(kids), profile.fail_open, self._backup(profile))
+        return self._compiler.add(self._finished(step, profile, endpoints))
+
+    def _endpoints(self, profile: Profile) -> Sequence[Endpoint]:
+        if profile.method == "priority":
+            return [endpoint for _, endpoint in profile.by_priority()] or self._all()
+        return profile.endpoints or self._all()
+
+    def _all(self) -> Sequence[Endpoint]:
+        return [Endpoint(name) for name in self._compiler.names]
+
+    def _kid(self, endpoint: Endpoint) -> Kid:
+        """Give what an endpoint leads to; one that is out leads to a step without any kids."""
+        if endpoint.enabled and endpoint.profile is not None:
+            return self._nested(endpoint, endpoint.profile)
+        slot = self._compiler.slot(endpoint.region, self._family) if endpoint.enabled else None
+        if slot is None:
+            return OUT
+        return Kid(slot, 0, endpoint.weight, endpoint.always_serve, families=self._compiler.families(slot))
+
+    def _nested(self, endpoint: Endpoint, profile: Profile) -> Kid:
+        kid = Kid(-1, self.step(profile))
+        families = [self._compiler.families(slot) for slot in self._compiler.leaves([kid])]
+        least = (endpoint.min_children, endpoint.min_children_ipv4 or 0, endpoint.min_children_ipv6 or 0)
+        return Kid(-1, kid.step, endpoint.weight, False, least, (any(four for four, _ in families), any(six for _, six in families)))
+
+    def _backup(self, profile: Profile) -> tuple[int, ...]:
+        slots = (self._compiler.slot(name, self._family) for name in profile.backup)
+        return tuple(slot for slot in slots if slot is not None)
+
+    def _finished(self, step: Step, profile: Profile, endpoints: Sequence[Endpoint]) -> Step:
+        if profile.method == "multivalue":
+            return step._replace(value=profile.max_return)
+        if profile.method == "geographic":
+            prefixes = self._compiler.map if profile.geography is None else profile.geography
+            of_group = kids_by_place(prefixes, [endpoint.geo for endpoint in endpoints])
+            return step._replace(networks=profile.geography, of_group=of_group)
+        if profile.method == "subnet":
+            return _by_subnet(step, endpoints)
+        real = [kid for kid in step.kids if kid != OUT]
+        if profile.method == "performance" and len(real) < 2:  # whoever asks, there is nothing to choose
+            return step._replace(kind="first", kids=tuple(real), policy="serve_all" if step.policy == "serve_last_good" else step.policy)
+        return step._replace(kids=tuple(real))
+
+
+OUT = Kid(-1, 0, families=(False, False))
+
+
+def _by_subnet(step: Step, endpoints: Sequence[Endpoint]) -> Step:
+    named = [at for at, endpoint in enumerate(endpoints) if endpoint.subnets]
+    rest = next((at for at, endpoint in enumerate(endpoints) if not endpoint.subnets), -1)
+    networks = map_of(endpoints[at].subnets for at in named)
+    return step._replace(networks=networks, of_group=[-1, *named], fallback=rest, value=NXDOMAIN)

@@ -93,6 +93,9 @@ class Prober:
         self.monitor = monitor or Monitor()
         self.vantage, self._seed = vantage, seed
         self._monitors = {canonical(name): each for name, each in (monitors or {}).items()}
+        if (expect := getattr(lb, "expect_probes", None)) is not None:
+            paces = [(each.interval, each.timeout) for each in (self.monitor, *self._monitors.values())]
+            expect(min(interval for interval, _ in paces), max(timeout for _, timeout in paces))
         self._urls = {canonical(name): url for name, url in (targets or {}).items()}
         self._results: dict[str, ProbeResult] = {}
         self._anchor_results: dict[str, ProbeResult] = {}
