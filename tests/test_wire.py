@@ -76,7 +76,10 @@ def first_address(wire: bytes | None) -> str:
     return answers(dns.message.from_wire(wire), "A")[0]
 
 
-USUAL = [(OWNER, "A"), (OWNER, "AAAA"), (OWNER, "TXT"), (OWNER, "TYPE65280"), ("example.com", "SOA"), ("no.such.example.com", "A"), ("www.example.net", "A")]
+USUAL = [
+    (OWNER, "A"), (OWNER, "AAAA"), (OWNER, "TXT"), (OWNER, "TYPE65280"), ("example.com", "SOA"), ("no.such.example.com", "A"),
+    ("www.example.net", "A"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "rdtype"), USUAL)
