@@ -9,6 +9,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 import struct
+from functools import cache, lru_cache
+
+import dns.name
+import dns.rcode
+import dns.rdatatype
 
 cdef enum:
     CHUNK = 1 << 20
@@ -168,7 +173,8 @@ cdef class Store:
         cdef entry* entries = <entry*>self.take(count * sizeof(entry) + 1)
         cdef entry* other
         origin = given.zone.key
-        labels = (text_of(origin), text_of(given.name))
+        # Static names are counted by their zone: a label for each would be without bounds.
+        labels = (text_of(origin), text_of(given.name) if given.profile is not None else "")
         out.zone = <const zone*><size_t>zones[0][origin]
         out.types, out.entries, out.type_count, out.referral = types, entries, count, given.referral
         for i, (rdtype, answer) in enumerate(given.types.items()):
@@ -189,21 +195,17 @@ def is_signed(given):
 def result_of(answer):
     """Give the word that metrics use for a Body's outcome."""
     if answer.rcode:
-        import dns.rcode
-
         return dns.rcode.to_text(answer.rcode).lower()
     return "noerror" if answer.answers else "nodata" if answer.authoritative else "referral"
 
 
+@cache
 def type_text(rdtype):
     """Give a type's name, TYPE65280 for one without."""
-    import dns.rdatatype
-
     return dns.rdatatype.to_text(rdtype)
 
 
+@lru_cache(4096)
 def text_of(name):
     """Give a name in wire form as text, without the last dot."""
-    import dns.name
-
     return dns.name.from_wire(name, 0)[0].to_text(omit_final_dot=True)
