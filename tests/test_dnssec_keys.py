@@ -163,7 +163,7 @@ def test_a_signer_follows_its_directory_and_keeps_its_keys_when_that_breaks(tmp_
     assert signer.due()
     signer.begin()
     assert (len(signer.keys), len(signer.apex()[0]), signer.due()) == (2, 2, False)
-    assert signer.sign(record)[0] is made  # what the older key signed still is good
+    assert signer.sign(record)[0] == made  # what the older key signed still is good
     path.unlink()
     path.write_text("; nothing\n")
     clock.advance(2)

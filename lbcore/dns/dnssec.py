@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import bisect
 import logging
+import struct
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import dns.dnssec
 import dns.name
@@ -26,7 +27,7 @@ from dns.rdtypes.ANY.RRSIG import RRSIG as Signature
 
 from lbcore.dns.keyfiles import load
 from lbcore.dns.keys import NEVER, Key
-from lbcore.dns.names import from_key, key_of
+from lbcore.dns.names import WILD, key_of, labels
 from lbcore.errors import ConfigError
 
 __all__ = ["Chain", "Signer"]
@@ -42,16 +43,31 @@ LOOK = 1  # seconds between looks at the directory
 BATCH = 6 * HOUR  # what becomes due so soon is renewed along with what is: a rebuild at most every so often
 _BY_SEP = frozenset((DNSKEY, CDS, CDNSKEY))
 
+_RECORD = struct.Struct("!HHIH")
+_RRSIG = struct.Struct("!HBBIIIH")
 _Identity = tuple[Any, ...]  # owner, type, TTL, and each record's data
 
 
-class _Signed(NamedTuple):
-    """Signatures that were made together. by: public halves of the keys that made them; inception, end: between them they are valid."""
+class _Signing(NamedTuple):
+    """A key that signs. public: its DNSKEY, by which it is the same when its files have been read again."""
 
-    by: Sequence[bytes]
+    key: Key
+    tag: int
+    public: bytes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Signing) and self.public == other.public
+
+    def __hash__(self) -> int:
+        return hash(self.public)
+
+
+class _Signed(NamedTuple):
+    """Signatures that were made together. keys: which made them; inception, end: between them they are valid."""
+
+    keys: Sequence[_Signing]
     inception: float
     end: float
-    signatures: Sequence[Signature]
     wires: Sequence[bytes]
 
 
@@ -78,6 +94,7 @@ class Signer:
     ) -> None:
         self.origin = dns.name.from_text(zone) if isinstance(zone, str) else zone
         self.ttl = ttl
+        self._signer = key_of(self.origin)
         self._clock = clock
         self._directory = Path(keys) if isinstance(keys, str | Path) else None
         self._changed = self._change()
@@ -94,14 +111,14 @@ class Signer:
         self._known, self._before = {}, self._known
         self._published = [key for key in self.keys if key.timing.published(now)]
         active = [key for key in self.keys if key.timing.active(now)]
-        self._for_keys = _public(_all_with_sep([key for key in active if key in self._published]))
-        self._for_data = _public(_one_each(active, self._published))
+        self._for_keys = _ready(_all_with_sep([key for key in active if key in self._published]))
+        self._for_data = _ready(_one_each(active, self._published))
         self._until = min((key.timing.next_change(now) for key in self.keys), default=NEVER)
 
     @property
     def signing(self) -> bool:
         """Say whether any key is active, as of `begin`; without, a zone is served unsigned."""
-        return bool(self._for_data[0])
+        return bool(self._for_data)
 
     def due(self) -> bool:
         """Say whether to build again: a signature nears its end, a key changes its state, or the clock was set back."""
@@ -119,7 +136,9 @@ class Signer:
         rrset: under its owner, which for a wildcard is `*.…` (an expanded answer carries the wildcard's signatures), with the
         longest TTL it is ever answered with: a shorter one needs no other signature.
         """
-        return self._signed(key_of(rrset.name), rrset.rdtype, rrset.ttl, _wires(rrset)).signatures
+        rdatas = [rdata.to_digestable() for rdata in rrset]
+        wires = self.sign_wire(key_of(rrset.name), rrset.rdtype, rrset.ttl, rdatas)
+        return [cast(Signature, dns.rdata.from_wire(IN, RRSIG, wire, 0, len(wire))) for wire in wires]
 
     def sign_wire(self, owner: bytes, rdtype: int, ttl: int, rdatas: Iterable[bytes]) -> Sequence[bytes]:
         """Do the same with everything in wire form: owner as `names` has it, record data uncompressed. Fast where nothing is new."""
@@ -154,32 +173,34 @@ class Signer:
 
     def _signed(self, owner: bytes, rdtype: int, ttl: int, rdatas: Iterable[bytes]) -> _Signed:
         now, identity = int(self._clock()), (owner, rdtype, ttl, *sorted(rdatas))
-        keys, by = self._for_keys if rdtype in _BY_SEP else self._for_data
+        keys = self._for_keys if rdtype in _BY_SEP else self._for_data
         known = self._known.get(identity) or self._before.get(identity)
-        if known is None or known.by != by or not known.inception <= now < known.end - RENEWED - BATCH:
-            known = self._make(identity, keys, by, now)
+        if known is None or known.keys != keys or not known.inception <= now < known.end - RENEWED - BATCH:
+            known = self._make(identity, keys, now)
         self._known[identity] = known
         self._until = min(self._until, known.end - RENEWED)
         return known
 
-    def _make(self, identity: _Identity, keys: Iterable[Key], by: Sequence[bytes], now: int) -> _Signed:
-        owner, rdtype, ttl, *wired = identity
-        rdatas = [dns.rdata.from_wire(IN, rdtype, data, 0, len(data)) for data in wired]
-        rrset = dns.rrset.from_rdata_list(from_key(owner), ttl, rdatas)
+    def _make(self, identity: _Identity, keys: Sequence[_Signing], now: int) -> _Signed:
+        """Sign. Source: RFC 4034 §3.1.8.1 (what is signed), §6.2 (canonical form)."""
+        owner, rdtype, ttl, *rdatas = identity
+        canonical = sorted({dns.rdata.from_wire(IN, rdtype, data, 0, len(data)).to_digestable() for data in rdatas})
+        records = b"".join(owner + _RECORD.pack(rdtype, IN, ttl, len(data)) + data for data in canonical)
         end = now + VALIDITY - zlib.crc32(repr(identity).encode()) % SPREAD
-        signatures = [
-            dns.dnssec.sign(rrset, key.private, self.origin, key.dnskey, inception=now - BACKDATED, expiration=end) for key in keys
-        ]
-        return _Signed(by, now - BACKDATED, end if by else NEVER, signatures, _wires(signatures))
+        wires = []
+        for key, tag, _ in keys:
+            fields = _RRSIG.pack(rdtype, key.algorithm, _labels(owner), ttl, end, now - BACKDATED, tag) + self._signer
+            wires.append(fields + key.private.sign(fields + records))
+        return _Signed(keys, now - BACKDATED, end if keys else NEVER, wires)
 
 
-def _wires(rdatas: Iterable[Rdata]) -> Sequence[bytes]:
-    return [rdata.to_digestable() for rdata in rdatas]
+def _labels(owner: bytes) -> int:
+    """Give the number of labels as RRSIG counts them: without the root's and without a wildcard's."""
+    return len(labels(owner)) - owner.startswith(WILD)
 
 
-def _public(keys: Sequence[Key]) -> tuple[Sequence[Key], Sequence[bytes]]:
-    """Give keys and their public halves, by which they are the same when their files have been read again."""
-    return keys, [key.dnskey.to_digestable() for key in keys]
+def _ready(keys: Iterable[Key]) -> Sequence[_Signing]:
+    return [_Signing(key, key.tag, key.dnskey.to_digestable()) for key in keys]
 
 
 def _all_with_sep(keys: list[Key]) -> list[Key]:
