@@ -95,7 +95,7 @@ def _address(host: str) -> str:
 
 def _target(host: str) -> Name | None:
     try:
-        name = dns.name.from_text(host) if host else None
+        name = dns.name.from_text(host) if host and ":" not in host else None
     except (dns.exception.DNSException, UnicodeError):
         return None
     return None if name == dns.name.root else name
