@@ -29,8 +29,10 @@ from pathlib import Path
 
 import dns_servers
 import numpy as np
+from dns_churn import churn
 from dns_load import Heard, Load
 from dns_servers import PEERS, Peer, Server, Setting, start
+from dns_soak import soak
 from dns_world import ALL, city_database, nearest, picked, regions, subnets
 from numpy.typing import NDArray
 from rich.console import Console
@@ -206,8 +208,14 @@ def main() -> None:
         dns_servers.install()
     chosen.database = city_database(chosen.database).resolve()
     console = Console(width=None if Console().is_terminal else 150)
+    cores = (chosen.core, chosen.load_core)
     with tempfile.TemporaryDirectory(prefix="lbcore-dns-") as name:
-        compare(chosen, Path(name), console)
+        if chosen.churn:
+            churn(chosen.database, Path(name), FIRST_PORT, chosen.rounds, cores, console)
+        elif chosen.soak:
+            soak(chosen.database, Path(name), FIRST_PORT, chosen.soak, cores, console)
+        else:
+            compare(chosen, Path(name), console)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ ZONE, NAME = "example.test", "www.example.test"
 SUBNETS, SEED = 50_000, 1
 NEAR_KM = 1.0  # data centres whose distances differ by less are equally near
 ALL = np.uint64(0xFF)
+FLAPPING = "eastus"  # of a benchmark under churn
+SAMPLE_NOISE = 0.1  # how far its samples are from what is expected, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,10 @@ def nearest(database: Path, nets: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return np.where(np.isnan(away[:, 0]), ALL, found)
 
 
-def regions() -> list[lbcore.Region]:
-    """Give the data centres as regions that are always up."""
+def regions(always: bool = True) -> list[lbcore.Region]:
+    """Give the data centres as regions; always: whatever probes say."""
     return [
-        lbcore.Region(centre.name, lat=centre.lat, lon=centre.lon, addresses=[address(at)], always_serve=True)
+        lbcore.Region(centre.name, lat=centre.lat, lon=centre.lon, addresses=[address(at)], always_serve=always)
         for at, centre in enumerate(CENTRES)
     ]
 
@@ -122,3 +124,15 @@ def picked(lb: lbcore.Balancer, nets: NDArray[np.uint32]) -> NDArray[np.uint64]:
     at = {centre.name: number for number, centre in enumerate(CENTRES)}
     chosen = [at[lb.pick(net.to_bytes(4, "big")).name] for net in nets.tolist()]
     return np.asarray(np.uint64(1) << np.array(chosen, np.uint64))
+
+
+def possible(lb: lbcore.Balancer, nets: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Give the bits of the data centres that a Balancer may pick under churn: with and without FLAPPING, and wherever samples that are
+    off by SAMPLE_NOISE can put each region. The Balancer has learned nothing yet."""
+    groups = np.array([lb.map.lookup(net.to_bytes(4, "big")) for net in nets.tolist()])
+    slots = [lb.slot(centre.name) for centre in CENTRES]
+    known = np.array([lb.table.estimates(group)[slots] for group in range(lb.map.groups)], np.float64)[groups]
+    low, high = known * (1 - SAMPLE_NOISE), known * (1 + SAMPLE_NOISE)
+    without = np.array([centre.name != FLAPPING for centre in CENTRES])
+    closest = high.min(axis=1, keepdims=True), np.where(without, high, np.inf).min(axis=1, keepdims=True)
+    return bits((low <= closest[0]) | (low <= closest[1]) & without)
