@@ -294,7 +294,7 @@ def test_family_any_narrows_to_regions_that_have_it_and_mute_regions_are_left_ou
 def test_ttl_is_fixed_without_a_minimum_or_a_horizon() -> None:
     lb, horizon = balancer(), Horizon(16)
     program = compile_routes([Root(Profile(ttl=60)), Root(Profile(ttl=60, ttl_min=5))], lb, horizon=horizon)
-    horizon[0] = 12
+    horizon[0], horizon[lb.slot(lb.pick(TOKYO))] = 12, Horizon.NEVER
     assert [program.choose(root, LONDON).ttl for root in (0, 1)] == [60, 12]
     assert [program.choose(root, TOKYO).ttl for root in (0, 1)] == [60, 60]
     horizon[0] = 2

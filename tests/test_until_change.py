@@ -10,7 +10,9 @@ from detecting import DOWN, UP, Scripted, probe, say
 
 from lbcore import Balancer, Region
 from lbcore.detect import AnyOf, Consecutive, Detector, Guard, HoldDown, PhiAccrual, Pooled, Quorum
-from lbcore.dns.route import Horizon, foresee
+from lbcore.dns.answers import Root
+from lbcore.dns.profile import Profile
+from lbcore.dns.route import Horizon, compile_routes, foresee
 
 INTERVAL, TIMEOUT = 5.0, 2.0
 MAKERS = {
@@ -75,14 +77,17 @@ def test_an_ejection_ends_at_its_time_or_by_probes() -> None:
 
 def test_the_horizon_holds_whole_seconds_of_every_region(clock: Clock) -> None:
     lb = Balancer([Region("westeurope"), Region("eastus", always_serve=True), Region("uksouth")], clock=clock)
-    horizon = Horizon(lb.table.region_capacity)
-    foresee(horizon, lb)
-    assert [horizon[slot] for slot in range(4)] == [Horizon.NEVER] * 4  # nobody probes
+    program = compile_routes([Root(Profile(ttl_min=5))], lb, horizon=Horizon(lb.table.region_capacity))
+    horizon = program.horizon
+    assert horizon is not None
+    assert horizon[0] == 0  # nothing is promised before it was asked for
+    foresee(program, lb)
+    assert [horizon[slot] for slot in range(3)] == [Horizon.NEVER] * 3  # nobody probes
     lb.expect_probes(5.0, 2.0)
     lb.report("westeurope", True, source="probe")
     lb.report("uksouth", False, source="probe", cause="refused")
-    foresee(horizon, lb)
-    assert [horizon[slot] for slot in range(4)] == [13, Horizon.NEVER, 8, Horizon.NEVER]
+    foresee(program, lb)
+    assert [horizon[slot] for slot in range(3)] == [13, Horizon.NEVER, 8]
     clock.now += 4.5
-    foresee(horizon, lb)
+    foresee(program, lb)
     assert horizon[0] == 8

@@ -476,18 +476,15 @@ class Choice(NamedTuple):
 
 
 cdef class Horizon:
-    """Seconds until each region's health could next change, by slot; threads that answer read it while Python writes."""
+    """Seconds until each region's health could next change, by slot, at first 0; threads that answer read it while Python writes."""
 
     NEVER = 0xFFFFFFFF
 
     def __cinit__(self, Py_ssize_t slots):
-        cdef Py_ssize_t i
         self.seconds = <uint32_t*>calloc(slots or 1, sizeof(uint32_t))
         if self.seconds == NULL:
             raise MemoryError
         self.slots = slots
-        for i in range(slots):
-            self.seconds[i] = 0xFFFFFFFF
 
     def __dealloc__(self):
         free(self.seconds)
@@ -547,6 +544,11 @@ cdef class Program:
         free(self.p.steps)
         free(self.p.roots)
         free(self.p)
+
+    @property
+    def horizon(self):
+        """Give the Horizon that TTLs follow, None when they are fixed."""
+        return self.kept[0]
 
     @property
     def roots(self):

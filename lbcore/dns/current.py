@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from lbcore.dns.answers import Answers
 from lbcore.dns.place import place_of
 from lbcore.dns.prepare import build
-from lbcore.dns.route import Program, Routing, compile_routes
+from lbcore.dns.route import Foreseeing, Horizon, Program, compile_routes, foresee
 from lbcore.dns.zone import Zone
 from lbcore.region import Region
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Prepared = Callable[[Answers | None, Program], object]
 
 
-class Balancing(Routing, Protocol):
+class Balancing(Foreseeing, Protocol):
     """What a Responder needs of a Balancer."""
 
     def on_publish(self, callback: Callable[[], object]) -> Callable[[], None]:
@@ -78,7 +78,8 @@ class Current:
             self.zones = zones
 
     def renew(self) -> None:
-        """Prepare again where signatures are due."""
+        """Prepare again where signatures are due, and let TTLs follow health."""
+        foresee(self.version.program, self._lb)
         if any(zone.keys is not None and zone.keys.due() for zone in self.zones):
             self._published()
 
@@ -99,7 +100,9 @@ class Current:
         while True:
             table, objects = self._lb.table, self._lb.objects
             answers = build(zones, objects)
-            program = compile_routes(answers.roots, self._lb, families=_families)
+            follows = any(root.profile.ttl_min is not None for root in answers.roots)
+            horizon = Horizon(table.region_capacity) if follows else None  # promises nothing until `renew`
+            program = compile_routes(answers.roots, self._lb, families=_families, horizon=horizon)
             if self._lb.table is table and self._lb.objects is objects:
                 return Version(answers, program)
 

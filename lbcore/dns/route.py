@@ -108,8 +108,11 @@ class Foreseeing(Routing, Protocol):
         """Give the seconds for which probes cannot change whether a region is up."""
 
 
-def foresee(horizon: Horizon, lb: Foreseeing) -> None:
-    """Write down for every region for how many whole seconds an answer that names it may live. With every tick."""
+def foresee(program: Program, lb: Foreseeing) -> None:
+    """Write down for every region how many whole seconds an answer that names it may live. With every tick, where TTLs follow health."""
+    horizon = program.horizon
+    if horizon is None:
+        return
     for slot, region in enumerate(lb.objects[: len(horizon)]):
         seconds = None if region is None else lb.until_change(region)
         horizon[slot] = Horizon.NEVER if seconds is None else min(int(seconds), Horizon.NEVER)

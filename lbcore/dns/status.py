@@ -14,9 +14,9 @@ Source: Azure Traffic Manager endpoint monitoring (REQUIREMENTS §2.2, R36).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lbcore.dns.place import place_of
 from lbcore.errors import UnknownRegionError
 
 if TYPE_CHECKING:
@@ -96,11 +96,7 @@ def _families(lb: Balancer, endpoint: Endpoint) -> set[int]:
     if endpoint.profile is not None:
         return {version for one in endpoints_of(lb, endpoint.profile) for version in _families(lb, one)}
     try:
-        return set(_versions(lb.region(endpoint.region)))
+        four, six = place_of(lb.region(endpoint.region)).families(False)
     except UnknownRegionError:
         return set()
-
-
-def _versions(region: Region) -> Iterator[int]:
-    """A region that only has a host name is a CNAME, which serves both."""
-    yield from ({6 if ":" in address else 4 for address in region.addresses} or {4, 6})
+    return {version for version, has in ((4, four), (6, six)) if has}
