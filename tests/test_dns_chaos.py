@@ -7,9 +7,10 @@ import logging
 import re
 import signal
 import socket
+import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import httpx
 import pytest
 from conftest import Clock
 from resolving import OWNER, PROFILE, balancer
-from serving import WAIT, Load, Process, Start, asked_name, questions, start
+from serving import ROOT, WAIT, Load, Process, Start, asked_name, questions, start
 
 from lbcore.dns import Responder
 from lbcore.dns.loops import FRAME
@@ -307,3 +308,31 @@ async def test_an_answer_that_does_not_go_out_is_counted(responder: Responder) -
     async with Server(responder, port=0) as server:
         server._send(Full(), b"answer", ("127.0.0.1", 1))  # type: ignore[arg-type]
         assert server.counters["unsent"] == 1
+
+
+# ===== systemd
+
+
+def test_the_unit_is_one_that_systemd_takes(program: Callable[[str], str], tmp_path: Path) -> None:
+    unit = tmp_path / "lbcore-dns.service"
+    unit.write_text((ROOT / "examples" / unit.name).read_text().replace("/usr/bin/lbcore", program("true")))
+    done = subprocess.run([program("systemd-analyze"), "verify", str(unit)], capture_output=True, text=True, timeout=WAIT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_systemd_is_told(start: Start, tmp_path: Path, abstract: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name if abstract else name)
+        manager.settimeout(WAIT)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if abstract else name)
+        current = await start()
+        assert manager.recv(1000) == f"READY=1\nMAINPID={current.child.pid}".encode()
+        hup(current)
+        await current.says("reloaded")
+        assert manager.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert manager.recv(1000) == b"READY=1"
+        current.child.send_signal(signal.SIGTERM)
+        assert await current.ended() == 0
+        assert manager.recv(1000) == b"STOPPING=1"
