@@ -191,6 +191,9 @@ class StandIn:
     def stop(self) -> None:
         self._stopping.set()
 
+    def suspect(self, on: bool) -> None:
+        pass
+
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
 
@@ -224,7 +227,7 @@ async def test_what_the_loop_hands_over_is_answered_by_the_responder(responder: 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with QueryLog(tmp_path / "log") as log, socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(WAIT)
-        async with Server(responder, host, 0, threads=2, wire=StandIn(), log=log) as server:
+        async with Server(responder, host, 0, threads=2, wire=lambda *_: StandIn(), log=log) as server:
             for id_ in range(100):
                 client.sendto(query(id_), server.address)
             answers = await received(client, 100)
@@ -237,7 +240,7 @@ async def test_what_the_loop_hands_over_is_answered_by_the_responder(responder: 
 
 
 async def test_what_was_taken_is_answered_when_the_server_ends(responder: Responder, client: socket.socket) -> None:
-    async with Server(responder, port=0, threads=2, wire=StandIn()) as server:
+    async with Server(responder, port=0, threads=2, wire=lambda *_: StandIn()) as server:
         for id_ in range(1, 400, 2):
             client.sendto(query(id_), server.address)
     assert len(await received(client, 200)) == 200
@@ -246,7 +249,7 @@ async def test_what_was_taken_is_answered_when_the_server_ends(responder: Respon
 async def test_a_loop_that_breaks_is_replaced_by_the_event_loop(
     responder: Responder, client: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Server(responder, port=0, wire=StandIn(fail=True)) as server:
+    async with Server(responder, port=0, wire=lambda *_: StandIn(fail=True)) as server:
         for id_ in range(20):
             client.sendto(query(id_), server.address)
         answers = await received(client, 20)
@@ -262,7 +265,7 @@ async def test_an_error_is_told_to_the_client_counted_and_logged_once_a_second(
         raise RuntimeError("bug")
 
     monkeypatch.setattr(responder, "answer", broken)
-    async with Server(responder, port=0, wire=StandIn()) as server:
+    async with Server(responder, port=0, wire=lambda *_: StandIn()) as server:
         for id_ in range(1, 200, 2):
             client.sendto(query(id_), server.address)
         answers = await received(client, 100)
@@ -285,7 +288,7 @@ async def test_a_responder_that_lags_makes_the_loop_drop_not_wait(
     wire = StandIn()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as even:
         even.settimeout(WAIT)
-        async with Server(responder, port=0, wire=wire) as server:
+        async with Server(responder, port=0, wire=lambda *_: wire) as server:
             for id_ in range(1, 2000, 2):  # nobody awaits: the event loop answers nothing meanwhile
                 client.sendto(query(id_), server.address)
                 even.sendto(query(id_ - 1), server.address)

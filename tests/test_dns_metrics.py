@@ -80,7 +80,8 @@ async def test_a_scrape_says_what_happened(clock: Clock) -> None:
         reloads.note(False, 0.1)
         reloads.note(True, 0.5)
         after = await scrape(page)
-    assert after("lbcore_dns_queries_total", transport="udp", path="slow") == 2
+    assert after("lbcore_dns_queries_total", transport="udp", path="fast") == 2
+    assert after("lbcore_dns_queries_total", transport="udp", path="slow") == 0
     assert after("lbcore_dns_queries_total", transport="tcp", path="slow") == 1
     assert after("lbcore_dns_slow_responses_total", result="nxdomain") == 1
     assert after("lbcore_dns_ecs_total") == 1

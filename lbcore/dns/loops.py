@@ -7,11 +7,15 @@ import contextlib
 import logging
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["FRAME", "Loops", "Wire"]
+if TYPE_CHECKING:
+    from lbcore.dns.responder import Responder
+
+__all__ = ["FRAME", "Loops", "Wire", "compiled"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +37,25 @@ class Wire(Protocol):
     def stop(self) -> None:
         """Let every `serve` end after answering what it has taken."""
 
+    def suspect(self, on: bool, /) -> None:
+        """Say whether answers tell that health is frozen."""
+
     def counters(self) -> Mapping[str, Any]:
         """Give what all loops counted since the start."""
+
+
+def compiled(responder: Responder, sample: int) -> Wire | None:
+    """Give the compiled loop for a Responder, which keeps it up to date; None where there is none: it is made for Linux.
+
+    sample: one answer of so many comes back for the query log; 0 = none
+    """
+    if sys.platform != "linux":
+        return None
+    from lbcore.dns._wire import Wire as Compiled
+
+    wire = Compiled(cookies=responder.cookies, rrl=responder.rrl, nsid=responder.nsid, sample=sample)
+    responder.on_prepared(lambda answers, program: wire.steer(program) if answers is None else wire.publish(answers, program))
+    return wire
 
 
 class Loops:
@@ -46,7 +67,7 @@ class Loops:
 
     def __init__(self, wire: Wire, take: Take, lost: Callable[[socket.socket], None]) -> None:
         self._wire, self._take, self._lost = wire, take, lost
-        self.counters = wire.counters
+        self.counters, self.suspect = wire.counters, wire.suspect
         self._loop = asyncio.get_running_loop()
         self._sockets: dict[int, socket.socket] = {}
         self._threads: list[threading.Thread] = []

@@ -81,7 +81,7 @@ class Responder:
         self.counters: dict[str, Any] = dict.fromkeys(_COUNTERS, 0)
         self.counters["answers"] = self._answered = Counter[tuple[str, str, str, str, str]]()
         self._lb = lb
-        self._cookies, self._rrl = cookies, rrl
+        self.cookies, self.rrl = cookies, rrl
         self._clock, self._monotonic = clock, monotonic
         self._chaos = {_HOST: nsid, _ID: nsid, _VERSION: version.encode(), _VERSION_SERVER: version.encode()}
         self._current = Current(lb, _zones(zones))
@@ -163,7 +163,7 @@ class Responder:
             reply = failed(BADCOOKIE if shown is False else NOERROR)
         reply.cookie = cookie
         self._add_options(asked, reply, tcp)
-        if not tcp and not shown and self._rrl is not None and source is not None and self._limited(self._rrl, reply, source):
+        if not tcp and not shown and self.rrl is not None and source is not None and self._limited(self.rrl, reply, source):
             self.counters["dropped"] += 1
             return None
         wire = write(asked, reply, size_limit(asked, tcp))
@@ -200,11 +200,11 @@ class Responder:
 
     def _judge(self, asked: Query, source: bytes | None) -> tuple[bool | None, bytes]:
         """Give whether a server cookie was shown and valid (None: none was), and what the answer's option holds."""
-        if self._cookies is None or asked.fault or asked.cookie is None:
+        if self.cookies is None or asked.fault or asked.cookie is None:
             if not asked.question and not asked.fault:
                 asked.fault = FORMERR  # without cookies there is nothing to ask for
             return None, b""
-        judged = self._cookies.answer(asked.cookie, source or bytes(4), int(self._clock()) & 0xFFFFFFFF)
+        judged = self.cookies.answer(asked.cookie, source or bytes(4), int(self._clock()) & 0xFFFFFFFF)
         assert judged is not None  # its size was checked
         valid, cookie = judged
         return (valid if len(asked.cookie) > 8 else None), cookie

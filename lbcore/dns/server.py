@@ -13,11 +13,11 @@ import socket
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lbcore.dns.loops import Loops, Wire
+from lbcore.dns.loops import Loops, Wire, compiled
 from lbcore.dns.sockets import BACKLOG, Address, Endpoint, adopt, retire
 from lbcore.dns.stream import Stream, Streams
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.1
 AT_ONCE = 64  # datagrams that are answered before it is others' turn
+MakeWire = Callable[["Responder", int], Wire | None]
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)  # seconds, of the histogram `slow`
 
 
@@ -45,7 +46,7 @@ class Server:
     connections: TCP connections at once; one more closes the one that has been waiting longest
     grace: seconds for TCP queries under way when the block ends
     inherited: sockets of the process that this one takes over from; what it did not have is bound
-    wire: the compiled loop, which has been given what is prepared; None = the event loop answers everything
+    wire: makes the compiled loop, from the Responder and how many answers to log; None = the event loop answers everything
     log: gets every answer that the Responder gave, and those that the compiled loop samples
     A query on TCP may follow before the last is answered, answers come in order, and a client that has closed its sending side
     still gets them. Raises OSError when an address cannot be bound.
@@ -55,7 +56,7 @@ class Server:
     def __init__(
         self, responder: Responder, host: str = "127.0.0.1", port: int = 5353, *,
         listen: Sequence[Address] = (), threads: int = 1, idle: float = 10.0, connections: int = 4096, grace: float = 1.0,
-        inherited: Iterable[socket.socket] = (), wire: Wire | None = None, log: QueryLog | None = None,
+        inherited: Iterable[socket.socket] = (), wire: MakeWire | None = compiled, log: QueryLog | None = None,
     ) -> None:  # fmt: skip
         self.responder = responder
         self.grace = grace
@@ -102,10 +103,11 @@ class Server:
         self._streams = Streams(self._reply_tcp, self.counters, idle=self._idle, most=self._most)
         self.endpoints, self._spare = adopt(self._listen, self._threads, self._inherited)
         served = [each for endpoint in self.endpoints for each in endpoint.udp]
-        if self._wire is None:
+        wire = self._wire and self._wire(self.responder, self._log.sample if self._log else 0)
+        if wire is None:
             self._read(served)
         else:
-            self._loops = Loops(self._wire, self._handed_over, self._lost)
+            self._loops = Loops(wire, self._handed_over, self._lost)
             self._loops.start(served)
         await self._accept([endpoint.tcp for endpoint in self.endpoints if endpoint.tcp])
         self._read([each for each in self._spare if each.type == socket.SOCK_DGRAM])
@@ -166,6 +168,8 @@ class Server:
         while True:
             try:
                 self.responder.tick()
+                if self._loops:
+                    self._loops.suspect(self.responder.suspect)
             except Exception:
                 self._quiet.exception("tick failed; the next one tries again")
             self._streams.sweep()
