@@ -120,6 +120,11 @@ class Signer:
         """Say whether any key is active, as of `begin`; without, a zone is served unsigned."""
         return bool(self._for_data)
 
+    @property
+    def expires(self) -> float | None:
+        """Give when the first signature in use ends, Unix seconds; None without any."""
+        return min((signed.end for signed in [*self._known.values()]), default=None)
+
     def due(self) -> bool:
         """Say whether to build again: a signature nears its end, a key changes its state, or the clock was set back."""
         now = self._clock()

@@ -88,7 +88,9 @@ class Loops:
             self._threads[-1].start()
 
     async def stop(self) -> None:
-        """End the threads, then hand over what they left."""
+        """End the threads, then hand over what they left; again does nothing."""
+        if not self._threads:
+            return
         end = self._loop.time() + PATIENCE
         while any(thread.is_alive() for thread in self._threads) and self._loop.time() < end:
             self._wire.stop()  # again and again: a thread may only now begin
@@ -96,7 +98,8 @@ class Loops:
         self._loop.remove_reader(self._here)
         while self._read():
             pass
-        if any(thread.is_alive() for thread in self._threads):
+        threads, self._threads = self._threads, []
+        if any(thread.is_alive() for thread in threads):
             logger.error("a thread of the DNS loop did not end within %g s", PATIENCE)
             return  # it may still write: its descriptor must not become somebody else's
         self._here.close()

@@ -129,8 +129,8 @@ class DnsCollector(Collector):
         yield _counter("lbcore_dns_reloads", "Reloads, by result", ("result",), {(r,): n for r, n in reloads.done.items()})
         yield _gauge("lbcore_dns_reload_timestamp_seconds", "When the configuration in use was read", (), {(): reloads.at})
         yield _gauge("lbcore_dns_reload_seconds", "How long the last reload took", (), {(): reloads.seconds})
-        expiry = getattr(self._server.responder, "signatures_expire", None) or {}
-        by_zone = {(str(zone),): float(at) for zone, at in expiry.items()}
+        signed = {zone.origin: zone.keys for zone in self._server.responder.zones if zone.keys is not None}
+        by_zone = {(name,): at for name, signer in signed.items() if (at := signer.expires) is not None}
         yield _gauge("lbcore_dns_signature_expiry_timestamp_seconds", "When the first signature of a zone expires", ("zone",), by_zone)
         if self._querylog is not None:
             counts = {("written",): self._querylog.written, ("dropped",): self._querylog.dropped}

@@ -219,7 +219,8 @@ class Server:
     def _lost(self, udp: socket.socket) -> None:
         """Go on without the compiled loop where it ended by an error."""
         self.counters["loops_lost"] += 1
-        self._read([udp])
+        if udp.fileno() >= 0:
+            self._read([udp])
 
     def _read_some(self, udp: socket.socket) -> int:
         """Answer datagrams that wait in a socket; gives how many it took."""
