@@ -110,6 +110,9 @@ async def test_metrics_and_query_log_of_a_process(start: Start) -> None:
     current = await start(more='query_log = "queries.log"\nquery_log_sample = 1\n')
     log, moved = current.output.parent / "queries.log", current.output.parent / "queries.log.1"
     await addresses(current)
+    async with asyncio.timeout(WAIT):
+        while not log.read_text():
+            await asyncio.sleep(0.01)
     log.rename(moved)
     hup(current)
     await current.says("reloaded")
