@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 import dns.asyncquery
+import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
@@ -87,33 +88,41 @@ async def unbound(
     date: what it takes for the time, YYYYMMDDHHMMSS; "" = the real one
     """
     directory.mkdir(exist_ok=True)
-    port = _free_port()
     stubs = "".join(f'stub-zone:\n    name: "{zone}"\n    stub-addr: 127.0.0.1@{at}\n' for zone, at in zones.items())
     trusted = "".join(f'    trust-anchor: "{anchor}"\n' for anchor in anchors)
-    (directory / "unbound.conf").write_text(CONFIG.format(
-        directory=directory, port=port, source=source, date=date, anchors=trusted, stubs=stubs, aggressive="yes" if aggressive else "no",
-    ))  # fmt: skip
-    log = (directory / "log").open("wb")
-    process = await asyncio.create_subprocess_exec(program, "-d", "-p", "-c", str(directory / "unbound.conf"), stdout=log, stderr=log)
-    running = Unbound(program, directory, port)
+    parts = {"anchors": trusted, "stubs": stubs, "source": source, "date": date, "aggressive": "yes" if aggressive else "no"}
+    config = CONFIG.format(directory=directory, port="{port}", **parts)
+    process, port = await _start(program, directory, config)
     try:
-        await _answers(process, port, directory)
-        yield running
+        yield Unbound(program, directory, port)
     finally:
-        log.close()
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await asyncio.wait_for(process.wait(), WAIT)
 
 
-async def _answers(process: asyncio.subprocess.Process, port: int, directory: Path) -> None:
-    """Wait until it takes queries."""
+async def _start(program: str, directory: Path, config: str) -> tuple[asyncio.subprocess.Process, int]:
+    """Start it, at another port where somebody was quicker to take the one that was free."""
+    for _ in range(10):
+        port = _free_port()
+        file = directory / "unbound.conf"
+        file.write_text(config.format(port=port))
+        with (directory / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(program, "-d", "-p", "-c", str(file), stdout=log, stderr=log)
+        if await _answers(process, port):
+            return process, port
+    raise AssertionError((directory / "log").read_text())
+
+
+async def _answers(process: asyncio.subprocess.Process, port: int) -> bool:
+    """Wait until it takes queries; False when it ended instead."""
     query = dns.message.make_query("localhost", "A")
     for _ in range(WAIT * 20):
-        assert process.returncode is None, (directory / "log").read_text()
+        if process.returncode is not None:
+            return False
         with contextlib.suppress(OSError, dns.exception.Timeout):
             await dns.asyncquery.udp(query, "127.0.0.1", port=port, timeout=0.05)
-            return
+            return True
     raise AssertionError("unbound does not answer")
 
 

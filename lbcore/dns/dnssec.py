@@ -99,7 +99,7 @@ class Signer:
         self._directory = Path(keys) if isinstance(keys, str | Path) else None
         self._changed = self._change()
         self.keys = tuple(load(self.origin, keys) if isinstance(keys, str | Path) else keys)
-        self._looked = clock()
+        self._looked, self._stale = clock(), False
         self._known: dict[_Identity, _Signed] = {}
         self._before: dict[_Identity, _Signed] = {}
         self.begin()
@@ -126,14 +126,11 @@ class Signer:
         return min((signed.end for signed in [*self._known.values()]), default=None)
 
     def due(self) -> bool:
-        """Say whether to build again: a signature nears its end, a key changes its state, or the clock was set back."""
+        """Say whether to build again: a signature nears its end, a key changes its state or its file, or the clock was set back."""
         now = self._clock()
-        if now >= self._until or now < self._now - BACKDATED:
-            return True
-        if abs(now - self._looked) < LOOK:
-            return False
-        self._looked = now
-        return self._change() != self._changed
+        if abs(now - self._looked) >= LOOK:
+            self._looked, self._stale = now, self._change() != self._changed
+        return self._stale or now >= self._until or now < self._now - BACKDATED
 
     def sign(self, rrset: dns.rrset.RRset) -> Sequence[Signature]:
         """Give the signatures of an RRset, one for each key that signs it; none when no key is active.
@@ -170,7 +167,7 @@ class Signer:
     def _reload(self) -> None:
         if self._directory is None or (change := self._change()) == self._changed:
             return
-        self._changed = change
+        self._changed, self._stale = change, False
         try:
             self.keys = tuple(load(self.origin, self._directory))
         except ConfigError as error:
