@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dns.dnssectypes import Algorithm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lbcore import Balancer, ConfigError, PrefixMap
 from lbcore.config import EXPECTED, MONITOR_SETTINGS, Settings, load, parse
-from lbcore.dns import Profile
+from lbcore.dns.configured import zones_of
+from lbcore.dns.dnssec import Signer
+from lbcore.dns.keyfiles import create
+from lbcore.dns.keys import Timing
 from lbcore.http.transport import AsyncBalancedTransport
 from lbcore.sense.monitor import Monitor
 
@@ -44,16 +48,17 @@ def test_regions_are_all_that_is_required_and_defaults_are_the_designs() -> None
     assert (made.monitor.interval, made.monitor.timeout, made.monitor.tolerated, made.monitor.rise, made.ttl) == (5, 2, 2, 2, 30)
     assert made.monitor == Monitor()
     assert AsyncBalancedTransport(Balancer(made.regions), **made.transport_options())
-    assert Profile(**made.dns_options()).owner.to_text() == "lbcore.test."
+    assert [str(name) for zone in zones_of(made) for name in zone.steered_names] == ["lbcore.test."]
     assert made.primary is None
-    assert (made.dns_listen, made.dns_options()["name"], made.dns_options()["zone"]) == ([("127.0.0.1", 5353)], "lbcore", "test")
+    assert made.dns_listen == [("127.0.0.1", 5353)]
 
 
 def test_the_primary_is_the_first_region() -> None:
     made = parse({"service": {"name": "Contoso", "domain": "example", "primary": {"name": "West US 2", "units": 2}, "regions": REGIONS}})
     assert [region.name for region in made.regions] == ["westus2", "westeurope", "eastus"]
     assert (made.primary, made.regions[0].display_name, made.regions[0].units) == (made.regions[0], "West US 2", 2)
-    assert (made.dns_options()["name"], made.dns_options()["zone"]) == ("contoso", "example")
+    (zone,) = zones_of(made)
+    assert ([*zone.profiles], zone.origin) == (["contoso"], "example")
 
 
 def test_a_primary_alone_is_enough() -> None:
@@ -127,6 +132,56 @@ def test_from_toml_gives_a_balancer_with_paths_from_the_files_folder(tmp_path: P
 def test_every_example_is_valid(file: Path) -> None:
     lb = Balancer.from_toml(file)
     assert all(region.gateway and region.addresses for region in lb.regions)
+
+
+# ===== zones
+
+
+def test_a_single_zone_has_its_keys_in_dns(tmp_path: Path) -> None:
+    (tmp_path / "static.zone").write_text("www A 192.0.2.1\n")
+    section = {
+        "zone": "example.com", "name": "@", "nameservers": ["ns1"], "glue": {"ns1": ["192.0.2.53"]}, "rname": "me", "serial": 7,
+        "records": "static.zone", "aliases": {"api": "@"}, "alpn": [], "negative_ttl": 5, "zone_ttl": 50,
+    }  # fmt: skip
+    (zone,) = zones_of(parse(of(dns=section, traffic_manager={"ttl": 12}), folder=tmp_path))
+    assert zone.soa.to_text() == "ns1.example.com. me.example.com. 7 3600 600 604800 5"
+    assert [str(name) for name in zone.steered_names] == ["example.com.", "api.example.com."]
+    assert (len(zone.content), zone.alpn, zone.profiles["@"].ttl, zone.denial_ttl) == (3, (), 12, 5)
+
+
+def test_many_zones_of_one_process() -> None:
+    entries = [{"zone": "example.com", "names": ["api", "*.eu"]}, {"zone": "example.net", "aliases": {"@": "api.example.com."}}]
+    first, second = zones_of(parse(of(dns={"zones": entries})))
+    assert [*map(str, first.steered_names)] == ["api.example.com.", "*.eu.example.com."]
+    assert [*map(str, second.steered_names)] == ["example.net."]
+
+
+def test_zones_that_did_not_change_are_the_same_after_a_reload(tmp_path: Path) -> None:
+    create("example.com", tmp_path, algorithm=Algorithm.ECDSAP256SHA256, timing=Timing(activate=0))
+    entries: list[dict[str, Any]] = [{"zone": "example.com", "names": ["api"], "keys": "."}, {"zone": "example.net", "names": ["api"]}]
+    before = zones_of(parse(of(dns={"zones": entries}), folder=tmp_path))
+    same = zones_of(parse(of(dns={"zones": entries}), folder=tmp_path), before)
+    assert same == before
+    entries[0]["serial"] = 2
+    other, second = zones_of(parse(of(dns={"zones": entries}), folder=tmp_path), before)
+    assert isinstance(other.keys, Signer)
+    assert (other is before[0], other.keys is before[0].keys, second is before[1]) == (False, True, True)
+    assert zones_of(parse(of(dns={"zones": entries}, traffic_manager={"ttl": 5}), folder=tmp_path), before)[1] is not before[1]
+
+
+def test_everything_wrong_with_zones_is_told_by_their_place(tmp_path: Path) -> None:
+    (tmp_path / "bad.zone").write_text("www A 192.0.2.1\nwww CNAME x\nbad A x\n")
+    entries = [
+        {"zone": "example.com", "names": {"api": "trafic"}, "records": "bad.zone"}, {"zone": "example.net", "aliases": {"@": "x"}},
+        {"zone": "example.org", "records": "none.zone"}, {"zone": "example.edu", "keys": "none"},
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        zones_of(parse(of(dns={"zones": entries}), folder=tmp_path))
+    assert [violation.where for violation in caught.value.violations] == [
+        "dns.zones[0].names.api", f"{tmp_path}/bad.zone:3", f"{tmp_path}/bad.zone:2", "dns.zones[1].aliases", "dns.zones[2].records",
+        "dns.zones[3].keys",
+    ]  # fmt: skip
+    assert [*violations(of(dns={"zone": "a", "serial": 2, "zones": [{"zone": "b"}]}))] == ["dns.zone", "dns.serial"]
 
 
 # ===== what is refused

@@ -93,12 +93,12 @@ def check(config: File, probe: Probe = False, json: AsJson = False) -> None:
 
 
 def _check_dns(settings: Settings) -> None:
-    """Let the profile check its own rules, where dnspython is installed."""
+    """Let zones and profiles check their own rules, where dnspython is installed."""
     try:
-        from lbcore.dns import Profile
+        from lbcore.dns.configured import zones_of
     except ImportError:
         return
-    Profile(**settings.dns_options())
+    zones_of(settings)
 
 
 def _described(lb: Balancer, name: str) -> dict[str, Any]:

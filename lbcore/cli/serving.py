@@ -23,7 +23,8 @@ from typing import Any
 from lbcore.balancer import Balancer, Change
 from lbcore.cli.common import Failure
 from lbcore.config import Settings, load, split_listen
-from lbcore.dns import Profile, Responder
+from lbcore.dns import Responder
+from lbcore.dns.configured import zones_of
 from lbcore.dns.handover import Control, HandoverError, Offer, Predecessor, take_over
 from lbcore.dns.metrics import DnsCollector, MetricsPage, Reloads
 from lbcore.dns.querylog import QueryLog
@@ -54,7 +55,7 @@ class Serving:
         self._file, self._settings, self._lb, self._addresses = file, settings, lb, addresses
         self._section = settings.document.dns
         self._threads, self._database = threads or self._section.threads, database
-        self._responder = Responder(lb, Profile(**settings.dns_options()))
+        self._responder = Responder(lb, zones_of(settings))
         self._prober = Prober(lb, **settings.prober_options()) if probe else None
         self._probing: asyncio.Task[None] | None = None
         self._reloads, self._reload = Reloads(), asyncio.Lock()
@@ -191,7 +192,7 @@ class Serving:
 
     def _tell(self) -> None:
         where = ", ".join(f"{host} port {port}" for host, port in self._server.addresses)
-        names = ", ".join(str(zone.absolute(name)) for zone in self._responder.zones for name in zone.profiles)
+        names = ", ".join(str(name) for zone in self._responder.zones for name in zone.steered_names)
         print(f"answering for {names} on {where}, UDP and TCP; Ctrl-C ends it", flush=True)
         if self._page is not None:
             host, port = self._page.socket.getsockname()[:2]
@@ -254,7 +255,7 @@ class Serving:
 
     async def _apply(self, settings: Settings) -> None:
         """Change to other settings; what may fail comes first."""
-        profile = Profile(**settings.dns_options())
+        zones = zones_of(settings, self._responder.zones)
         prober = Prober(self._lb, **settings.prober_options()) if self._prober else None
         before, after = self._settings.document, settings.document
         if self._database is None and before.latency != after.latency:
@@ -262,7 +263,7 @@ class Serving:
         else:
             await asyncio.to_thread(self._lb.reload_locate)
         self._lb.set_regions(settings.regions)
-        self._responder.reload(profile)
+        self._responder.reload(zones)
         if before.traffic_manager.monitor != after.traffic_manager.monitor:
             await self._replace_prober(prober)
         self._warn_of(settings)

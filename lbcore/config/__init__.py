@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("lbcore.toml needs pydantic, which is not installed: pip install 'lbcore[cli]'", name="pydantic") from error
 
-from lbcore.config.schema import Document, RegionEntry, split_listen
+from lbcore.config.schema import Document, RegionEntry, ZoneSection, split_listen
 
 __all__ = ["Document", "Settings", "load", "parse", "split_listen"]
 
@@ -91,14 +91,21 @@ class Settings:
         """Give the keyword arguments for the transports, besides the Balancer."""
         return self.document.http.model_dump()
 
-    def dns_options(self) -> dict[str, Any]:
-        """Give the keyword arguments for dns.Profile, whose own checks then apply."""
+    def zone_options(self) -> list[dict[str, Any]]:
+        """Give the keyword arguments for each dns.Zone, but `names`: steered names and the name of the profile of each, "" = the service's.
+
+        `records` and `keys` are paths, None where there are none. `lbcore.dns.configured` makes the zones.
+        """
         service, section = self.document.service, self.document.dns
-        return {
-            "name": section.name or service.name.lower(), "zone": section.zone or service.domain, "ttl": self.ttl,
-            "nameservers": tuple(section.nameservers), "glue": {name: tuple(addresses) for name, addresses in section.glue.items()},
-            "rname": section.rname, "serial": section.serial,
-        }  # fmt: skip
+        if section.zones:
+            return [self._zone(entry, entry.zone, entry.names) for entry in section.zones]
+        return [self._zone(section, section.zone or service.domain, [section.name or service.name.lower()])]
+
+    def _zone(self, section: ZoneSection, origin: str, names: dict[str, str] | list[str]) -> dict[str, Any]:
+        options = section.model_dump(include=set(ZoneSection.model_fields))
+        files = {key: self.folder / options[key] if options[key] else None for key in ("records", "keys")}
+        named = names if isinstance(names, dict) else dict.fromkeys(names, "")
+        return options | files | {"origin": origin, "names": named, "nameservers": tuple(section.nameservers or ())}
 
     @property
     def dns_listen(self) -> list[tuple[str, int]]:
@@ -149,7 +156,7 @@ def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()
     problems += found
     monitor, found = _monitor(data, spoilt, folder)
     problems += found
-    problems += [*_detector_problems(data, spoilt, monitor), *_database_problems(data, spoilt, folder)]
+    problems += [*_detector_problems(data, spoilt, monitor), *_database_problems(data, spoilt, folder), *_zone_problems(data)]
     if problems or document is None:
         problems.sort(key=lambda problem: _place_in(data, problem[0]))
         raise ConfigError(Violation(f"{name}: {_dotted(where)}", value, expected, near) for where, value, expected, near in problems)
@@ -263,6 +270,13 @@ def _regions(data: Mapping[str, Any], spoilt: set[Where]) -> tuple[list[Region],
     if not tables and ("service",) not in spoilt and ("service", "regions") not in spoilt:
         problems.append((("service", "regions"), listed, "at least one table [[service.regions]]", None))
     return regions, problems
+
+
+def _zone_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    section = _at(data, "dns")
+    if isinstance(section, Mapping) and section.get("zones"):
+        for key in section.keys() & {"zone", "name", *ZoneSection.model_fields}:
+            yield ("dns", key), _shown(section[key]), "no such key beside [[dns.zones]]: each zone has its own", None
 
 
 def _entry_problems(where: Where, entry: Mapping[str, Any], first: dict[str, Where], spoilt: set[Where]) -> Iterator[Problem]:

@@ -150,8 +150,36 @@ class Detector(Section):
     hold_down_seconds: float = Field(default=30.0, ge=0, le=480, description="seconds 0..480 of the first hold of a flapping region")
 
 
-class Dns(Section):
-    """`[dns]`: the responder."""
+class ZoneSection(Section):
+    """What `[dns]` and `[[dns.zones]]` say of a zone; names and records are checked by `Zone`."""
+
+    nameservers: Annotated[list[HostName], Field(min_length=1)] | None = Field(
+        default=None, description="a list of DNS names, at least one"
+    )  # fmt: skip
+    glue: dict[str, list[Address]] = Field(default={}, description="a table of lists of addresses, for name servers within the zone")
+    records: str = Field(default="", description='the path of a zone file, or ""')
+    aliases: dict[str, str] = Field(default={}, description='a table such as { "@" = "api" }')
+    alpn: list[str] = Field(default=["h2"], description='a list of protocols such as ["h2"], [] for no HTTPS records')
+    keys: str = Field(default="", description='the path of the folder that has the keys of the zone, or ""')
+    mname: HostName | Literal[""] = Field(default="", description='a DNS name, or "" for the first name server')
+    rname: str = Field(default="hostmaster", min_length=1, max_length=254, description="a mailbox such as hostmaster@example.com")
+    serial: int = Field(default=1, ge=0, le=2**32 - 1, description="a whole number 0..4294967295")
+    refresh: int = Field(default=3600, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+    retry: int = Field(default=600, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+    expire: int = Field(default=604_800, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+    negative_ttl: int = Field(default=30, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+    zone_ttl: int = Field(default=3600, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+
+
+class ZoneEntry(ZoneSection):
+    """One of `[[dns.zones]]`."""
+
+    zone: HostName = Field(description="a DNS name")
+    names: dict[str, str] | list[str] = Field(default=[], description='a list of names in the zone, or a table { "api" = "profile" }')
+
+
+class Dns(ZoneSection):
+    """`[dns]`: the responder, and its zone when it is the only one."""
 
     listen: Annotated[list[Listen], BeforeValidator(_listed)] = Field(
         default=["127.0.0.1:5353"], min_length=1,
@@ -164,10 +192,7 @@ class Dns(Section):
     query_log_sample: int = Field(default=100, ge=1, description="a whole number: one answer of so many is logged")
     zone: HostName | None = Field(default=None, description="the DNS zone that is served; default service.domain")
     name: HostName | Literal["@"] | None = Field(default=None, description='a name in the zone or "@"; default service.name')
-    nameservers: list[HostName] = Field(default=["ns"], min_length=1, description="a list of DNS names, at least one")
-    glue: dict[str, list[Address]] = Field(default={}, description="a table of lists of addresses, for name servers within the zone")
-    rname: str = Field(default="hostmaster", min_length=1, max_length=254, description="a mailbox such as hostmaster@example.com")
-    serial: int = Field(default=1, ge=0, le=2**32 - 1, description="a whole number 0..4294967295")
+    zones: list[ZoneEntry] = Field(default=[], description="tables [[dns.zones]], in the place of what [dns] says of a single zone")
 
 
 class Http(Section):

@@ -31,7 +31,8 @@ from lbcore.balancer import Balancer, Change
 from lbcore.config import Settings, parse
 from lbcore.demo import gateway
 from lbcore.demo.gateway import ORIGIN
-from lbcore.dns import Profile, Responder
+from lbcore.dns import Responder
+from lbcore.dns.configured import zones_of
 from lbcore.dns.server import Server
 from lbcore.http.transport import AsyncBalancedTransport
 from lbcore.region import Region
@@ -182,8 +183,9 @@ class World:
     async def _start_traffic(self) -> None:
         enter = self._stack.enter_async_context
         transport = AsyncBalancedTransport(self.lb, **self.settings.transport_options())
-        self._profile = Profile(**self.settings.dns_options())
-        self._responder = Responder(self.lb, self._profile)
+        (zone,) = zones_of(self.settings)
+        (self._name,) = zone.steered_names
+        self._responder = Responder(self.lb, zone)
         self.dns = (await enter(Server(self._responder, "127.0.0.1", 0))).address
         self._balanced = await enter(httpx.AsyncClient(transport=transport, timeout=2.0))
         self._direct = await enter(httpx.AsyncClient(timeout=2.0))
@@ -226,7 +228,7 @@ class World:
         """Ask DNS the way the client's resolver would."""
         subnet = client.subnet
         option = dns.edns.ECSOption(str(subnet.network_address), subnet.prefixlen)
-        query = dns.message.make_query(self._profile.owner, "A", use_edns=True, options=[option])
+        query = dns.message.make_query(self._name, "A", use_edns=True, options=[option])
         self.queries += 1
         try:
             answer = await dns.asyncquery.udp(query, self.dns[0], timeout=2.0, port=self.dns[1])

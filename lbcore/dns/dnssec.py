@@ -96,7 +96,7 @@ class Signer:
         self.ttl = ttl
         self._signer = key_of(self.origin)
         self._clock = clock
-        self._directory = Path(keys) if isinstance(keys, str | Path) else None
+        self.directory = Path(keys) if isinstance(keys, str | Path) else None
         self._changed = self._change()
         self.keys = tuple(load(self.origin, keys) if isinstance(keys, str | Path) else keys)
         self._looked, self._stale = clock(), False
@@ -160,16 +160,16 @@ class Signer:
     def _change(self) -> int | None:
         """Give when a file last came to the directory or went: the tools replace files, they do not write into them."""
         try:
-            return self._directory.stat().st_mtime_ns if self._directory else None
+            return self.directory.stat().st_mtime_ns if self.directory else None
         except OSError:
             return None
 
     def _reload(self) -> None:
-        if self._directory is None or (change := self._change()) == self._changed:
+        if self.directory is None or (change := self._change()) == self._changed:
             return
         self._changed, self._stale = change, False
         try:
-            self.keys = tuple(load(self.origin, self._directory))
+            self.keys = tuple(load(self.origin, self.directory))
         except ConfigError as error:
             logger.error("keys of %s stay as they were: %s", self.origin, error)
 

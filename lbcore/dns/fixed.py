@@ -72,6 +72,8 @@ class Part:
         Source: RFC 4035 §3.1.3.3 and §3.1.3.4.
         """
         assert self.chain is not None
+        if not (body.answers or body.authorities):
+            return body  # an error says nothing that could be proven
         proof = _written(self.chain.covering(from_key(name)))
         if not body.answers and proof.owner == wildcard:
             return body  # one NSEC denies both the type and the name

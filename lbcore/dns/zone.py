@@ -23,7 +23,7 @@ from dns.rdata import Rdata
 from dns.rdataclass import IN
 from dns.rdatatype import AAAA, NS, SOA, A, RdataType
 
-from lbcore.dns.names import key_of
+from lbcore.dns.names import from_key, key_of
 from lbcore.dns.zonefile import Content, Records, check, read
 from lbcore.errors import ConfigError, Violation
 
@@ -116,6 +116,15 @@ class Zone:
     def host(self, text: str) -> Name | None:
         """Give a server's name in full: one label is relative to the zone, more are a full name with or without the last dot."""
         return _name(text, self.apex if "." not in text else dns.name.root)
+
+    def same(self, other: Zone) -> bool:
+        """Say whether another zone would be answered for just alike, so that what was prepared for it holds."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("key", "content", "steered", "stands_for", "alpn", "keys"))
+
+    @property
+    def steered_names(self) -> list[Name]:
+        """Give the steered names in full, aliases last."""
+        return [from_key(key) for key in (*self.steered, *self.stands_for)]
 
     @property
     def soa(self) -> Rdata:

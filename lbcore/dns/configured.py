@@ -1,0 +1,84 @@
+"""Zones and profiles as lbcore.toml has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dns.name
+
+from lbcore.dns.names import key_of
+from lbcore.dns.prepare import check_zones
+from lbcore.dns.profile import Profile
+from lbcore.dns.zone import Zone
+from lbcore.errors import ConfigError, Violation, nearest
+
+if TYPE_CHECKING:
+    from lbcore.config import Settings
+    from lbcore.dns.dnssec import Signer
+
+__all__ = ["profiles_of", "zones_of"]
+
+
+def profiles_of(settings: Settings) -> dict[str, Profile]:
+    """Give the profiles by name; "" is the service's own."""
+    return {"": Profile(ttl=settings.ttl)}
+
+
+def zones_of(settings: Settings, before: Iterable[Zone] = ()) -> list[Zone]:
+    """Give the zones of a configuration; ConfigError tells everything that is wrong with all of them.
+
+    before: zones in use, which are given again where nothing about them has changed: what was prepared for them then still holds
+    """
+    profiles, old = profiles_of(settings), {zone.key: zone for zone in before}
+    zones: list[Zone] = []
+    violations: list[Violation] = []
+    for number, options in enumerate(settings.zone_options()):
+        where = f"dns.zones[{number}]" if settings.document.dns.zones else "dns"
+        try:
+            zones.append(_zone(options, profiles, old))
+        except ConfigError as error:
+            violations += [_renamed(violation, where) for violation in error.violations]
+    if violations:
+        raise ConfigError(violations)
+    check_zones(zones)
+    return zones
+
+
+def _zone(options: Mapping[str, Any], profiles: Mapping[str, Profile], old: Mapping[bytes, Zone]) -> Zone:
+    fields = {key: value for key, value in options.items() if key not in ("names", "keys")}
+    names: Mapping[str, str] = options["names"]
+    steered = {name: profiles.get(profile, profiles[""]) for name, profile in names.items()}
+    wrong = [_unknown(name, profile, profiles) for name, profile in names.items() if profile not in profiles]
+    last = old.get(key_of(dns.name.from_text(options["origin"])))
+    try:
+        signer = _signer(options["origin"], options["keys"], last) if options["keys"] is not None else None
+        zone = Zone(profiles=steered, keys=signer, **fields)
+    except OSError as error:
+        wrong.append(Violation("dns.records", str(error.filename), f"a file that can be read ({error.strerror})"))
+    except ConfigError as error:
+        wrong += error.violations
+    if wrong:
+        raise ConfigError(wrong)
+    return last if last is not None and last.same(zone) else zone
+
+
+def _signer(origin: str, folder: Path, last: Zone | None) -> Signer:
+    """Give what signs a zone, the same as before where it reads the same folder: it knows the signatures that it has made."""
+    from lbcore.dns.dnssec import Signer  # needs cryptography, which unsigned zones do not
+
+    if last is not None and isinstance(last.keys, Signer) and last.keys.directory == folder:
+        return last.keys
+    return Signer(origin, folder)
+
+
+def _unknown(name: str, profile: str, profiles: Iterable[str]) -> Violation:
+    near = next(iter(nearest(profile, profiles)), None)
+    return Violation(f"dns.names.{name}", profile, 'the name of a profile, or "" for the service\'s', near)
+
+
+def _renamed(violation: Violation, where: str) -> Violation:
+    """Say where in the file it stands; lines of zone files stay as they are."""
+    return replace(violation, where=where + violation.where[3:]) if violation.where.startswith("dns.") else violation
