@@ -93,7 +93,7 @@ def test_every_algorithm_signs_everything(clock: Clock) -> None:
 
 def test_without_an_active_key_nothing_is_signed(clock: Clock) -> None:
     signer = Signer(ORIGIN, [key(publish=START, activate=START + DAY)], clock=clock)
-    assert (signer.signing, signer.sign(records()), len(signer.apex()[0])) == (False, [], 1)
+    assert (signer.signing, signer.sign(records()), len(signer.apex()[0]), signer.expires) == (False, [], 1, None)
     clock.advance(DAY)
     assert signer.due()
     signer.begin()
@@ -117,6 +117,7 @@ def test_signatures_are_valid_from_an_hour_ago_for_eleven_to_fourteen_days_and_e
     assert {signature.inception for signature in made} == {int(START) - HOUR}
     left = sorted(signature.expiration - int(START) for signature in made)
     assert 11 * DAY < left[0] and left[-1] <= 14 * DAY
+    assert signer.expires == START + left[0]
     assert left[-1] - left[0] > 2 * DAY and max(b - a for a, b in zip(left, left[1:], strict=False)) < DAY
 
 

@@ -123,7 +123,7 @@ class Signer:
     @property
     def expires(self) -> float | None:
         """Give when the first signature in use ends, Unix seconds; None without any."""
-        return min((signed.end for signed in [*self._known.values()]), default=None)
+        return min((signed.end for signed in [*self._known.values()] if signed.wires), default=None)
 
     def due(self) -> bool:
         """Say whether to build again: a signature nears its end, a key changes its state or its file, or the clock was set back."""
