@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import logging
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,20 +101,22 @@ class Signer:
         self._changed = self._change()
         self.keys = tuple(load(self.origin, keys) if isinstance(keys, str | Path) else keys)
         self._looked, self._stale = clock(), False
+        self._lock = threading.Lock()  # builds and the making of what is not prepared may be on two threads
         self._known: dict[_Identity, _Signed] = {}
         self._before: dict[_Identity, _Signed] = {}
         self.begin()
 
     def begin(self) -> None:
         """Start a build: decide which keys are published and sign, and forget signatures that the last build did not use."""
-        now = self._now = self._clock()
-        self._reload()
-        self._known, self._before = {}, self._known
-        self._published = [key for key in self.keys if key.timing.published(now)]
-        active = [key for key in self.keys if key.timing.active(now)]
-        self._for_keys = _ready(_all_with_sep([key for key in active if key in self._published]))
-        self._for_data = _ready(_one_each(active, self._published))
-        self._until = min((key.timing.next_change(now) for key in self.keys), default=NEVER)
+        with self._lock:
+            now = self._now = self._clock()
+            self._reload()
+            self._known, self._before = {}, self._known
+            self._published = [key for key in self.keys if key.timing.published(now)]
+            active = [key for key in self.keys if key.timing.active(now)]
+            self._for_keys = _ready(_all_with_sep([key for key in active if key in self._published]))
+            self._for_data = _ready(_one_each(active, self._published))
+            self._until = min((key.timing.next_change(now) for key in self.keys), default=NEVER)
 
     @property
     def signing(self) -> bool:
@@ -123,7 +126,8 @@ class Signer:
     @property
     def expires(self) -> float | None:
         """Give when the first signature in use ends, Unix seconds; None without any."""
-        return min((signed.end for signed in [*self._known.values()] if signed.wires), default=None)
+        with self._lock:
+            return min((signed.end for signed in self._known.values() if signed.wires), default=None)
 
     def due(self) -> bool:
         """Say whether to build again: a signature nears its end, a key changes its state or its file, or the clock was set back."""
@@ -174,14 +178,15 @@ class Signer:
             logger.error("keys of %s stay as they were: %s", self.origin, error)
 
     def _signed(self, owner: bytes, rdtype: int, ttl: int, rdatas: Iterable[bytes]) -> _Signed:
-        now, identity = int(self._clock()), (owner, rdtype, ttl, *sorted(rdatas))
-        keys = self._for_keys if rdtype in _BY_SEP else self._for_data
-        known = self._known.get(identity) or self._before.get(identity)
-        if known is None or known.keys != keys or not known.inception <= now < known.end - RENEWED - BATCH:
-            known = self._make(identity, keys, now)
-        self._known[identity] = known
-        self._until = min(self._until, known.end - RENEWED)
-        return known
+        identity = (owner, rdtype, ttl, *sorted(rdatas))
+        with self._lock:
+            now, keys = int(self._clock()), self._for_keys if rdtype in _BY_SEP else self._for_data
+            known = self._known.get(identity) or self._before.get(identity)
+            if known is None or known.keys != keys or not known.inception <= now < known.end - RENEWED - BATCH:
+                known = self._make(identity, keys, now)
+            self._known[identity] = known
+            self._until = min(self._until, known.end - RENEWED)
+            return known
 
     def _make(self, identity: _Identity, keys: Sequence[_Signing], now: int) -> _Signed:
         """Sign. Source: RFC 4034 §3.1.8.1 (what is signed), §6.2 (canonical form)."""
