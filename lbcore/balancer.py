@@ -487,6 +487,12 @@ class Balancer:
             self._callbacks = [*self._callbacks, callback]
         return end
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Let no other thread replace the table, the map or the regions while the block runs. Reports wait meanwhile: keep it short."""
+        with self._lock:
+            yield
+
     def on_publish(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback()` whenever `table`, `map` or `objects` are others, under the lock and before a new region may be picked.
 

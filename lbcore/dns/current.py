@@ -3,13 +3,16 @@
     regions, the table or the map are others    Answers and Program, before a client can be sent to a new region
     zones or signatures are others              Answers and Program
     a verdict, a switch of the operator's       nothing: a Program reads them from the table as it walks
+    time                                        how long an answer may live by what probes could find (`foresee`)
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from lbcore.dns.answers import Answers
@@ -23,14 +26,19 @@ __all__ = ["Balancing", "Current", "Prepared", "Version"]
 
 logger = logging.getLogger(__name__)
 
+PAUSE = 100  # ticks until signatures that could not be renewed are tried again
+
 Prepared = Callable[[Answers | None, Program], object]
 
 
 class Balancing(Foreseeing, Protocol):
     """What a Responder needs of a Balancer."""
 
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Let no other thread replace the table, the map or the regions while the block runs."""
+
     def on_publish(self, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call back whenever the table, the map or the regions are others; gives a function that ends it."""
+        """Call back, within `unchanged`, whenever the table, the map or the regions are others; gives a function that ends it."""
 
     def tick(self) -> object:
         """Do what is due."""
@@ -54,11 +62,12 @@ class Current:
         self.zones = tuple(zones)
         self.failures = 0
         self._lb = lb
-        # Under the Balancer's lock this one may be wanted (on_publish), so nobody who holds it may want that one.
-        self._lock = threading.RLock()
+        self._pause = 0
+        self._preparing = threading.Lock()  # taken before the Balancer's, never within it
         self._followers: list[Prepared] = []
-        self.version = self._prepared(self.zones)
-        self._end = lb.on_publish(self._published)
+        with lb.unchanged():
+            self.version = self._compiled(build(self.zones, lb.objects))
+            self._end = lb.on_publish(self._published)
 
     def close(self) -> None:
         """Follow the Balancer no longer."""
@@ -66,45 +75,60 @@ class Current:
 
     def follow(self, callback: Prepared) -> None:
         """Call `callback(answers, program)` now, and whenever they are others: answers None = they are the same as before."""
-        with self._lock:
+        with self._lb.unchanged():
             self._followers.append(callback)
-            callback(*self.version)
+            callback(self.version.answers, self.version.program)
 
     def reload(self, zones: Iterable[Zone]) -> None:
         """Answer for other zones from now on; raises what is wrong with them, and the old ones stay."""
-        with self._lock:
-            zones = tuple(zones)
-            self._replace(self._prepared(zones))
-            self.zones = zones
+        with self._preparing:
+            self._prepare(tuple(zones))
 
-    def renew(self) -> None:
-        """Prepare again where signatures are due, and let TTLs follow health."""
-        foresee(self.version.program, self._lb)
-        if any(zone.keys is not None and zone.keys.due() for zone in self.zones):
-            self._published()
+    def tick(self) -> None:
+        """Look ahead for the TTLs that follow health, and prepare again where signatures are due."""
+        if self.version.program.horizon is not None:
+            with self._lb.unchanged():
+                foresee(self.version.program, self._lb)
+        self._pause -= self._pause > 0
+        if not self._pause and any(part.signer is not None and part.signer.due() for part in self.version.answers.parts.values()):
+            self._pause = PAUSE
+            with self._preparing, self._reported():
+                self._prepare(self.zones)
+                self._pause = 0
+
+    def _prepare(self, zones: tuple[Zone, ...]) -> None:
+        """Prepare without holding the Balancer up: what takes long comes first, and again if the regions are others by then."""
+        while True:
+            objects = self._lb.objects
+            answers = build(zones, objects, before=self.version.answers)
+            with self._lb.unchanged():
+                if self._lb.objects is objects:
+                    self.zones = zones
+                    return self._replace(answers)
 
     def _published(self) -> None:
-        with self._lock:
-            try:
-                self._replace(self._prepared(self.zones))
-            except Exception:
-                self.failures += 1
-                logger.exception("answers could not be prepared; the old ones stay in use")
+        with self._reported():
+            self._replace(build(self.zones, self._lb.objects, before=self.version.answers))
 
-    def _replace(self, version: Version) -> None:
-        self.version = version
+    def _replace(self, answers: Answers) -> None:
+        self.version = self._compiled(answers)
         for follower in self._followers:
-            follower(*version)
+            follower(self.version.answers, self.version.program)
 
-    def _prepared(self, zones: tuple[Zone, ...]) -> Version:
-        while True:
-            table, objects = self._lb.table, self._lb.objects
-            answers = build(zones, objects)
-            follows = any(root.profile.ttl_min is not None for root in answers.roots)
-            horizon = Horizon(table.region_capacity) if follows else None  # promises nothing until `renew`
-            program = compile_routes(answers.roots, self._lb, families=_families, horizon=horizon)
-            if self._lb.table is table and self._lb.objects is objects:
-                return Version(answers, program)
+    def _compiled(self, answers: Answers) -> Version:
+        follows = any(root.profile.ttl_min is not None for root in answers.roots)
+        horizon = Horizon(self._lb.table.region_capacity) if follows else None
+        program = compile_routes(answers.roots, self._lb, families=_families, horizon=horizon)
+        foresee(program, self._lb)
+        return Version(answers, program)
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.failures += 1
+            logger.exception("answers could not be prepared; the old ones stay in use")
 
 
 def _families(region: Region, direct: bool) -> tuple[bool, bool]:

@@ -46,14 +46,28 @@ class Lookup:
         return reply
 
     def _in_zone(self, asked: Query, found: Found, source: bytes | None) -> Reply:
-        node = found.node
+        node, encloser = found.node, found.encloser
+        if encloser.referral and (node is None or asked.rdtype not in node.types):
+            return self._referral(asked, encloser)
         if node is None:
-            forms = self.version.answers.nxdomain[found.zone.key]
             labels = (self._text(found.zone.key), "", "", "", "nxdomain")
-            return Reply(_body(forms, asked), labels=labels, topic=(found.encloser.name, 0))
-        if asked.rdtype == ANY:
-            return self._any(asked, node, source)
-        return self._typed(asked, node, asked.rdtype, source)
+            return Reply(self._denial(asked, found), labels=labels, topic=(encloser.name, 0))
+        reply = self._any(asked, node, source) if asked.rdtype == ANY else self._typed(asked, node, asked.rdtype, source)
+        part = self.version.answers.parts[node.zone]
+        if found.wildcard and asked.dnssec_ok and part.chain is not None:
+            reply.body = part.proven(asked.name, node.name, reply.body)
+        return reply
+
+    def _referral(self, asked: Query, cut: Node) -> Reply:
+        assert cut.other is not None and cut.other.fixed is not None
+        labels = (self._text(cut.zone.key), self._text(cut.name), "other", "", "referral")
+        return Reply(_body(cut.other.fixed, asked), labels=labels, topic=(cut.name, 0))
+
+    def _denial(self, asked: Query, found: Found) -> Body:
+        part = self.version.answers.parts[found.zone]
+        if asked.dnssec_ok and part.chain is not None:
+            return _body(part.denial(asked.name, found.encloser.name), asked)
+        return _body(self.version.answers.nxdomain[found.zone.key], asked)
 
     def _any(self, asked: Query, node: Node, source: bytes | None) -> Reply:
         """Give the first record set that there is for this client; the scope is that of all that were looked at."""
@@ -127,7 +141,7 @@ class Lookup:
 
 def _body(forms: Forms, asked: Query) -> Body:
     """Give the form that a query wants, in the rotation that its id draws."""
-    rotations = forms.signed if asked.dnssec_ok and forms.signed is not None else forms.plain
+    rotations = ((forms.signed or forms.unproven) if asked.dnssec_ok else None) or forms.plain
     return rotations[asked.id % len(rotations)]
 
 

@@ -103,6 +103,11 @@ class Responder:
         return self._current.zones
 
     @property
+    def not_prepared(self) -> int:
+        """Give how often a change could not be prepared for, so that the old answers stayed."""
+        return self._current.failures
+
+    @property
     def suspect(self) -> bool:
         """Say whether this vantage is suspect, so that verdicts are frozen."""
         guard = getattr(self._lb, "guard", None)
@@ -121,9 +126,9 @@ class Responder:
         self._current.close()
 
     def tick(self) -> None:
-        """Let the Balancer do what is due, and renew signatures."""
+        """Let the Balancer do what is due, look ahead for TTLs that follow health, renew signatures. Every 100 ms is right."""
         self._lb.tick()
-        self._current.renew()
+        self._current.tick()
 
     async def serve(self, host: str = "127.0.0.1", port: int = 5353, *, ready: asyncio.Event | None = None) -> None:
         """Answer over UDP and TCP and tick the Balancer every 100 ms until cancelled, then close gracefully.
