@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ from hypothesis import strategies as st
 
 from lbcore import Balancer, ConfigError, PrefixMap
 from lbcore.config import EXPECTED, MONITOR_SETTINGS, Settings, load, parse
-from lbcore.dns.configured import zones_of
+from lbcore.dns.configured import profiles_of, zones_of
 from lbcore.dns.dnssec import Signer
 from lbcore.dns.keyfiles import create
 from lbcore.dns.keys import Timing
+from lbcore.dns.profile import Endpoint, Profile
 from lbcore.http.transport import AsyncBalancedTransport
 from lbcore.sense.monitor import Monitor
 
@@ -332,6 +336,82 @@ def test_without_pydantic_the_extra_is_named(tmp_path: Path) -> None:
     assert "lbcore[cli]" in done.stderr
 
 
+# ===== routing
+
+ROUTING = """
+traffic_routing_method = "Priority"
+ttl = 60
+ttl_min = 10
+fail_open = "serve_backup"
+backup = ["East US"]
+family = "any"
+endpoints = [{ profile = "europe", priority = 2, min_child_endpoints_ipv4 = 1 }, { region = "eastus", priority = 1, always_serve = true }]
+
+[[profiles]]
+name = "europe"
+traffic_routing_method = "Geographic"
+profile_status = "Disabled"
+
+[[profiles.endpoints]]
+region = "West Europe"
+geo_mapping = ["GEO-EU", "US-CA"]
+
+[[profiles.endpoints]]
+region = "eastus"
+endpoint_status = "Disabled"
+geo_mapping = ["JP"]
+"""
+
+
+def test_profiles_are_what_the_file_says() -> None:
+    made = parse(of(traffic_manager=tomllib.loads(ROUTING)))
+    profiles = profiles_of(made)
+    profile = profiles[""]
+    europe = Profile(
+        "europe", ttl=60, method="geographic", enabled=False,
+        endpoints=(Endpoint("West Europe", geo=("GEO-EU", "US-CA")), Endpoint("eastus", enabled=False, geo="JP")),
+    )  # fmt: skip
+    assert profiles == {"": profile, "europe": europe}
+    nested, east = profile.endpoints
+    assert nested == Endpoint(profile=replace(europe, ttl=30), priority=2, min_children_ipv4=1)  # its own ttl is for its own names
+    assert east == Endpoint("eastus", priority=1, always_serve=True)
+    assert (profile.method, profile.ttl, profile.ttl_min, profile.family) == ("priority", 60, 10, "any")
+    assert (profile.fail_open, profile.backup) == ("serve_backup", ("East US",))
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"endpoints": [{"region": "eastsu"}]}, {"endpoints[0].region": "eastus"}),
+        ({"endpoints": [{"profile": "europ"}], "profiles": [{"name": "europe"}]}, {"endpoints[0].profile": "europe"}),
+        ({"endpoints": [{}]}, {"endpoints[0]": None}),
+        ({"endpoints": [{"region": "eastus", "profile": "a"}], "profiles": [{"name": "a"}]}, {"endpoints[0]": None}),
+        ({"backup": ["eastsu"]}, {"backup[0]": "eastus"}),
+        ({"profiles": [{"name": "a"}, {"name": "a"}]}, {"profiles[1].name": None}),
+        ({"profiles": [{"name": "a", "endpoints": [{"profile": "a"}]}]}, {"profiles[0].name": None}),
+        (
+            {"profiles": [{"name": "a", "endpoints": [{"profile": "b"}]}, {"name": "b", "endpoints": [{"profile": "a"}]}]},
+            {"profiles[0].name": None, "profiles[1].name": None},
+        ),
+        ({"endpoints": [{"weight": 0, "wieght": 1}]}, {"endpoints[0].weight": None, "endpoints[0].wieght": "weight"}),
+        ({"traffic_routing_method": "Fastest", "max_return": 11}, {"traffic_routing_method": None, "max_return": None}),
+    ],
+)  # fmt: skip
+def test_wrong_routing_is_named_in_the_files_keys(section: dict[str, Any], expected: dict[str, str | None]) -> None:
+    found = violations(of(traffic_manager=section))
+    assert {where.removeprefix("traffic_manager."): near for where, (_, _, near) in found.items()} == expected
+
+
+def test_what_the_profile_judges_is_told_of_all_nested_ones_at_once() -> None:
+    nested = {"name": "a", "traffic_routing_method": "Geographic", "endpoints": [{"region": "eastus", "geo_mapping": ["XX"]}]}
+    section = {"traffic_routing_method": "Subnet", "endpoints": [{"profile": "a"}, {"region": "eastus", "subnets": ["10.0.0.1/8"]}]}
+    with pytest.raises(ConfigError) as caught:
+        zones_of(parse(of(traffic_manager={**section, "profiles": [nested]})))
+    found = {violation.where: violation.nearest for violation in caught.value.violations}
+    assert {*found} == {"traffic_manager.profiles[0].endpoints[0].geo_mapping", "traffic_manager.endpoints[1].subnets"}
+    assert found["traffic_manager.endpoints[1].subnets"] == "10.0.0.0/8"
+
+
 # ===== whatever is thrown at it
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -340,7 +420,14 @@ KEYS = st.sampled_from(sorted({part for at in EXPECTED for part in at})) | st.te
 ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12)
 
 
-def shaped(at: tuple[str, ...] = ()) -> st.SearchStrategy[Any]:
+@st.composite
+def shaped(draw: st.DrawFn, at: tuple[str, ...] = ()) -> Any:
+    """Draw from `_shaped`, in a strategy whose text is short."""
+    return draw(_shaped(at))
+
+
+@cache
+def _shaped(at: tuple[str, ...]) -> st.SearchStrategy[Any]:
     """Give tables that follow the schema's keys, with anything for values here and there."""
     below = {path[-1]: shaped(path) for path in EXPECTED if path[:-1] == at}
     if not below:

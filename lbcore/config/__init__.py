@@ -30,6 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("lbcore.toml needs pydantic, which is not installed: pip install 'lbcore[cli]'", name="pydantic") from error
 
+from lbcore.config import profiles
 from lbcore.config.schema import Document, RegionEntry, ZoneSection, split_listen
 
 __all__ = ["Document", "Settings", "load", "parse", "split_listen"]
@@ -49,7 +50,7 @@ NOT_YET = {
     ("service",): ("tier", "virtual_network_type", "max_units_per_location"),
     ("service", "primary"): ("zones", "virtual_network"),
     ("service", "regions"): ("zones", "virtual_network"),
-    ("traffic_manager",): ("profile_status", "relative_name", "max_return", "admission", "traffic_view_enrollment_status"),
+    ("traffic_manager",): ("relative_name", "admission", "traffic_view_enrollment_status"),
     MONITOR: ("vantages", "quorum"),
 }  # fmt: skip
 RENAMED = {"location": "name", "additional_locations": "regions", "disable_gateway": "enabled", "geo": "lat", "tls_verify": "verify"}
@@ -107,6 +108,17 @@ class Settings:
         named = names if isinstance(names, dict) else dict.fromkeys(names, "")
         return options | files | {"origin": origin, "names": named, "nameservers": tuple(section.nameservers or ())}
 
+    def profile_options(self) -> dict[str, dict[str, Any]]:
+        """Give the keyword arguments for each dns.Profile by its name, "" = that of [traffic_manager]; names that lead to it are not said.
+
+        Who is in which subdivision is read from the databases where a profile asks for it: OSError or ValueError for one it cannot use.
+        """
+        section, latency = self.document.traffic_manager, self.document.latency
+        files, own = [str(self.folder / name) for name in latency.database], [(entry.network, entry.group) for entry in latency.networks]
+        by_place = "Geographic" in (one.traffic_routing_method for one in (section, *section.profiles))
+        geography = PrefixMap.from_mmdb(files, key="subdivision", overrides=own) if by_place and files else None
+        return profiles.options(section, self.ttl, geography)
+
     @property
     def dns_listen(self) -> list[tuple[str, int]]:
         """Give the addresses and ports that DNS listens on."""
@@ -157,6 +169,8 @@ def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()
     monitor, found = _monitor(data, spoilt, folder)
     problems += found
     problems += [*_detector_problems(data, spoilt, monitor), *_database_problems(data, spoilt, folder), *_zone_problems(data)]
+    if document is not None:
+        problems += profiles.problems(document)
     if problems or document is None:
         problems.sort(key=lambda problem: _place_in(data, problem[0]))
         raise ConfigError(Violation(f"{name}: {_dotted(where)}", value, expected, near) for where, value, expected, near in problems)

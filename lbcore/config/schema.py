@@ -118,11 +118,55 @@ class MonitorSection(Section):
     anchors: list[Annotated[str, AfterValidator(_gateway)]] = Field(default=[], description=f"a list of URLs, each {URL_FORM}")
 
 
-class TrafficManager(Section):
+Status = Literal["Enabled", "Disabled"]
+Method = Literal["Performance", "Priority", "Weighted", "Geographic", "MultiValue", "Subnet"]
+Policy = Literal["serve_all", "serve_last_good", "serve_backup", "nodata", "servfail", "refuse"]
+STATUS = '"Enabled" or "Disabled"'
+METHOD = '"Performance", "Priority", "Weighted", "Geographic", "MultiValue" or "Subnet"'
+POLICY = '"serve_all", "serve_last_good", "serve_backup", "nodata", "servfail" or "refuse"'
+UP_TO_1000 = "a whole number, 1..1000"
+
+
+class EndpointEntry(Section):
+    """One of `[[traffic_manager.endpoints]]` or of a nested profile's: a region or a nested profile, by name."""
+
+    region: str | None = Field(default=None, description="a region's name")
+    profile: str | None = Field(default=None, description="the name of one of [[traffic_manager.profiles]]")
+    weight: int = Field(default=1, ge=1, le=1000, description=UP_TO_1000)
+    priority: int | None = Field(default=None, ge=1, le=1000, description=UP_TO_1000)
+    endpoint_status: Status = Field(default="Enabled", description=STATUS)
+    always_serve: bool = Field(default=False, description="true or false")
+    geo_mapping: list[str] = Field(default=[], description='a list such as ["GEO-EU", "DE", "US-CA", "WORLD"]')
+    subnets: list[str] = Field(default=[], description='a list such as ["10.0.0.0/8", "1.2.3.4-1.2.3.9"]')
+    min_child_endpoints: int = Field(default=1, ge=1, le=1000, description=UP_TO_1000)
+    min_child_endpoints_ipv4: int | None = Field(default=None, ge=0, le=1000, description="a whole number, 0..1000")
+    min_child_endpoints_ipv6: int | None = Field(default=None, ge=0, le=1000, description="a whole number, 0..1000")
+
+
+class Routed(Section):
+    """What a profile has wherever it stands."""
+
+    profile_status: Status = Field(default="Enabled", description=STATUS)
+    traffic_routing_method: Method = Field(default="Performance", description=METHOD)
+    max_return: int = Field(default=2, ge=1, le=10, description="a whole number, 1..10")
+    fail_open: Policy = Field(default="serve_all", description=POLICY)
+    backup: list[str] = Field(default=[], description="a list of regions' names, for fail_open serve_backup")
+    family: Literal["client", "any"] = Field(default="client", description='"client" or "any"')
+    ttl: int | None = Field(default=None, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+    ttl_min: int | None = Field(default=None, ge=0, le=2**31 - 1, description="seconds 0..ttl")
+    endpoints: list[EndpointEntry] = Field(default=[], description="tables, one for each endpoint; none = every region")
+
+
+class NestedProfile(Routed):
+    """One of `[[traffic_manager.profiles]]`."""
+
+    name: str = Field(min_length=1, max_length=100, description="a name, for the endpoints that lead to it")
+
+
+class TrafficManager(Routed):
     """`[traffic_manager]`: how answers are routed, for how long they hold, and how gateways are watched."""
 
-    traffic_routing_method: Literal["Performance"] = Field(default="Performance", description='only "Performance" in this version')
-    ttl: int | None = Field(default=None, ge=0, le=2**31 - 1, description="seconds 0..2147483647")
+    profiles: list[NestedProfile] = Field(default=[], description="tables [[traffic_manager.profiles]], one for each nested profile")
     monitor: MonitorSection = Field(default_factory=MonitorSection, description="a table")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,36 @@ if TYPE_CHECKING:
 
 __all__ = ["profiles_of", "zones_of"]
 
+KEYS = {
+    "method": "traffic_routing_method", "geo": "geo_mapping", "min_children": "min_child_endpoints",
+    "min_children_ipv4": "min_child_endpoints_ipv4", "min_children_ipv6": "min_child_endpoints_ipv6",
+}  # fmt: skip
+
 
 def profiles_of(settings: Settings) -> dict[str, Profile]:
-    """Give the profiles by name; "" is the service's own."""
-    return {"": Profile(ttl=settings.ttl)}
+    """Give the profiles by name, "" is that of `[traffic_manager]`; ConfigError tells everything that is wrong with all of them."""
+    profiles: dict[str, Profile] = {}
+    violations: list[Violation] = []
+    for number, (name, options) in enumerate(settings.profile_options().items()):
+        where = f"traffic_manager.profiles[{number - 1}]" if name else "traffic_manager"
+        try:
+            profiles[name] = Profile(**options)
+        except ConfigError as error:
+            # what is wrong with a nested profile is told where that stands
+            violations += [_in_the_file(found, where) for found in error.violations if not _of_nested(found)]
+    if violations:
+        raise ConfigError(violations)
+    return profiles
+
+
+def _of_nested(violation: Violation) -> bool:
+    return re.match(r"dns\.endpoints\[\d+\]\.profile\.", violation.where) is not None
+
+
+def _in_the_file(violation: Violation, where: str) -> Violation:
+    """Say it in the file's keys: "dns.endpoints[0].geo" is endpoints[0].geo_mapping of the table at `where`."""
+    head, dot, key = violation.where.removeprefix("dns").rpartition(".")
+    return replace(violation, where=f"{where}{head}{dot}{KEYS.get(key, key)}")
 
 
 def zones_of(settings: Settings, before: Iterable[Zone] = ()) -> list[Zone]:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import dns.exception
 import dns.name
@@ -80,7 +80,7 @@ class Profile:
     ttl: seconds 0..2147483647, of the answers
     ttl_min: None = always `ttl`; else an answer lives no longer than the time until health could next change it, within ttl_min..ttl
     method: performance (the closest), priority, weighted, geographic, multivalue (the closest `max_return`), subnet
-    endpoints: what it chooses among; () = every region of the Balancer
+    endpoints: what it chooses among, as Endpoints or mappings of their settings; () = every region of the Balancer
     fail_open: what is said when no endpoint is up. serve_all: as if those that are down were up. serve_last_good: the likeliest to answer
         of all its regions, whatever the method. serve_backup: the first of the `backup` regions that is up. nodata, servfail, refuse: that.
         A client of a geographic endpoint that is down is still sent there, it never goes to another place's
@@ -122,9 +122,10 @@ class Profile:
         set_field = object.__setattr__
         set_field(self, "nameservers", _strings(self.nameservers))
         set_field(self, "backup", _strings(self.backup))
-        set_field(self, "endpoints", tuple(self.endpoints))
+        endpoints, violations = _made(self.endpoints)
+        set_field(self, "endpoints", endpoints)
         set_field(self, "glue", {name: _strings(addresses) for name, addresses in self.glue.items()})
-        violations = [*violations_of(self), *self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue()]
+        violations += [*violations_of(self), *self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue()]
         if violations:
             raise ConfigError(violations)
 
@@ -211,6 +212,24 @@ class Profile:
             for address in addresses:
                 if not _is_address(address):
                     yield Violation(f"dns.glue.{name}", address, "an IPv4 or IPv6 address")
+
+
+def _made(given: Iterable[Endpoint | Mapping[str, Any]]) -> tuple[tuple[Endpoint, ...], list[Violation]]:
+    """Make Endpoints of mappings; what is wrong with a nested profile is told, and another stands in for it."""
+    endpoints, violations = [], []
+    for at, item in enumerate(given):
+        try:
+            endpoints.append(item if isinstance(item, Endpoint) else _endpoint(item))
+        except ConfigError as error:
+            where = f"dns.endpoints[{at}].profile."
+            endpoints.append(_endpoint({**item, "profile": Profile()}))  # type: ignore[dict-item]
+            violations += [replace(found, where=where + found.where.removeprefix("dns.")) for found in error.violations]
+    return tuple(endpoints), violations
+
+
+def _endpoint(settings: Mapping[str, Any]) -> Endpoint:
+    nested = settings.get("profile")
+    return Endpoint(**{**settings, "profile": Profile(**nested) if isinstance(nested, Mapping) else nested})
 
 
 def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
