@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,10 +165,19 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return processes[-1]
 
     yield begin
+    end_successor(tmp_path / "dns.sock")
     for process in processes:
         if process.child.poll() is None:
             process.child.kill()
             process.child.wait()
+
+
+def end_successor(control: Path) -> None:
+    """End whoever serves at a control socket: a process that another one started."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer, contextlib.suppress(OSError):
+        peer.connect(str(control))
+        pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        os.kill(pid, signal.SIGKILL)
 
 
 def questions() -> list[bytes]:

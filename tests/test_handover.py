@@ -21,8 +21,11 @@ import dns.rcode
 import pytest
 from conftest import Clock
 from resolving import OWNER, PROFILE, balancer
-from serving import ROOT, WAIT, Load, Start, asked_name, questions, start
+from serving import CONFIG, ROOT, WAIT, Load, Start, asked_name, questions, start
 
+from lbcore import Balancer
+from lbcore.cli.serving import Serving
+from lbcore.config import load
 from lbcore.dns import Responder, handover
 from lbcore.dns.handover import Control, HandoverError, Offer, take_over
 from lbcore.dns.server import Server
@@ -226,6 +229,44 @@ async def test_other_addresses_are_bound_or_closed(clock: Clock) -> None:
             assert new.addresses[0] == second
             with socket.socket() as client, pytest.raises(ConnectionRefusedError):
                 client.connect(first)
+
+
+# ===== what was learned
+
+
+def serving_of(tmp_path: Path) -> tuple[Balancer, Serving]:
+    file = tmp_path / "lbcore.toml"
+    file.write_text(CONFIG.format(listen='"127.0.0.1:0"', threads=1, metrics=""))
+    settings = load(file)
+    lb = Balancer(**settings.balancer_options())
+    return lb, Serving(file, settings, lb, [("127.0.0.1", 0)], probe=False)
+
+
+async def test_what_was_learned_and_who_is_down_is_inherited(tmp_path: Path) -> None:
+    (old, handing), (new, taking) = serving_of(tmp_path), serving_of(tmp_path)
+    client = "81.2.69.160"
+    assert new.pick(client).name == "westeurope"
+    for _ in range(50):
+        old.observe("westeurope", 900.0, client)
+        old.observe("eastasia", 1.0, client)
+    old.tick()
+    while old.status("westus2") == "up":
+        old.report("westus2", False, cause="tls", source="probe")
+    handing._server = Server(handing._responder, port=0)
+    handing._page = None
+    taking._inherit(await handing._offer())
+    assert old.pick(client).name == new.pick(client).name == "eastasia"
+    assert [new.status(name) for name in ("westus2", "westeurope", "eastasia")] == ["down", "up", "up"]
+    for _ in range(5):
+        new.report("westus2", True, source="probe")  # its own probes decide from here on
+    assert new.status("westus2") == "up"
+
+
+async def test_a_state_that_cannot_be_used_is_learned_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lb, serving = serving_of(tmp_path)
+    serving._inherit(Offer(state=b"nonsense", down={"atlantis": "refused"}))
+    assert lb.pick("81.2.69.160").name == "westeurope"
+    assert "cannot be used" in caplog.text
 
 
 # ===== processes

@@ -255,15 +255,16 @@ class Serving:
 
     async def _apply(self, settings: Settings) -> None:
         """Change to other settings; what may fail comes first."""
-        zones = zones_of(settings, self._responder.zones)
+        zones = await asyncio.to_thread(zones_of, settings, self._responder.zones)
         prober = Prober(self._lb, **settings.prober_options()) if self._prober else None
         before, after = self._settings.document, settings.document
         if self._database is None and before.latency != after.latency:
             await asyncio.to_thread(self._lb.set_locate, settings.balancer_options()["locate"])
         else:
             await asyncio.to_thread(self._lb.reload_locate)
-        self._lb.set_regions(settings.regions)
-        self._responder.reload(zones)
+        if settings.regions != self._settings.regions:
+            self._lb.set_regions(settings.regions)
+        await asyncio.to_thread(self._responder.reload, zones)
         if before.traffic_manager.monitor != after.traffic_manager.monitor:
             await self._replace_prober(prober)
         self._warn_of(settings)
