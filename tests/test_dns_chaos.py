@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import dns.asyncquery
+import dns.edns
+import dns.flags
 import dns.message
 import dns.rcode
 import httpx
@@ -24,6 +26,8 @@ from resolving import OWNER, PROFILE, balancer
 from serving import ROOT, WAIT, Load, Process, Start, asked_name, questions, start
 
 from lbcore.dns import Responder
+from lbcore.dns._cookies import Cookies
+from lbcore.dns.handover import take_over
 from lbcore.dns.loops import FRAME
 from lbcore.dns.querylog import QueryLog
 from lbcore.dns.server import Server
@@ -104,6 +108,65 @@ async def test_what_a_reload_cannot_change_is_named(start: Start) -> None:
     line = await current.says("in effect from the next start")
     assert all(key in line for key in ("dns.threads", "latency.estimator", "detector"))
     assert "dns.listen" not in line
+
+
+CLIENT_COOKIE = b"lbcore--"
+
+
+async def cookie(address: tuple[str, int], shown: bytes = b"") -> tuple[bytes, int]:
+    """Give the server cookie that comes, and the response code, for one that is shown."""
+    asked = dns.message.make_query("api.example.com", "A", use_edns=0, options=[dns.edns.CookieOption(CLIENT_COOKIE, shown)])
+    response = await dns.asyncquery.udp(asked, address[0], port=address[1], timeout=WAIT)
+    (option,) = response.options
+    assert isinstance(option, dns.edns.CookieOption)
+    return option.server, response.rcode()
+
+
+def secret_of(server_cookie: bytes, secrets: list[bytes]) -> bytes:
+    """Give the secret that made a cookie, for 127.0.0.1."""
+    for secret in secrets:
+        made = Cookies(secret).answer(CLIENT_COOKIE + server_cookie, bytes([127, 0, 0, 1]), int.from_bytes(server_cookie[4:8]))
+        if made is not None and made[0]:
+            return secret
+    raise AssertionError("none of them")
+
+
+async def test_cookies_outlive_take_overs_and_follow_the_configuration(start: Start) -> None:
+    current = await start()
+    drawn, _ = await cookie(current.address)
+    successor = await start("--take-over")
+    assert await current.ended() == 0
+    handed = await take_over(successor.output.parent / "dns.sock")
+    assert handed is not None
+    secrets = [bytes.fromhex(secret) for secret in handed.offer.secrets]
+    handed.close()
+    assert secret_of(drawn, secrets) == secret_of((await cookie(successor.address))[0], secrets)  # the first process drew it
+    file = current.output.parent / "lbcore.toml"
+    file.write_text(file.read_text() + f'cookie_secret = "{"ab" * 16}"\n')
+    hup(successor)
+    await successor.says("reloaded")
+    assert secret_of((await cookie(successor.address))[0], [bytes.fromhex("ab" * 16)])
+
+
+async def test_the_server_is_named_limited_and_versioned_as_configured(start: Start) -> None:
+    current = await start(more='nsid = "ams1"\nversion = "1.0"\nrate_limit = 5\nrate_limit_exempt = []\ncookies = false\n')
+    host, port = current.address
+    asked = dns.message.make_query("version.bind", "TXT", "CH", use_edns=0, options=[dns.edns.GenericOption(dns.edns.NSID, b"")])
+    response = await dns.asyncquery.udp(asked, host, port=port, timeout=WAIT)
+    assert response.answer[0][0].to_text() == '"1.0"'
+    assert [option.to_wire() for option in response.options] == [b"ams1"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(current.address)
+        client.settimeout(1)
+        answers = []
+        for id_ in range(40):
+            client.send(dns.message.make_query("api.example.com", "A", id=id_).to_wire())
+        with pytest.raises(TimeoutError):
+            while True:
+                answers.append(dns.message.from_wire(await asyncio.to_thread(client.recv, 4096), raise_on_truncation=False))
+    assert 5 <= sum(bool(answer.answer) for answer in answers) <= 10
+    assert any(answer.flags & dns.flags.TC for answer in answers)
+    assert len(answers) < 40
 
 
 async def test_metrics_and_query_log_of_a_process(start: Start) -> None:

@@ -22,8 +22,10 @@ from typing import Any
 
 from lbcore.balancer import Balancer, Change
 from lbcore.cli.common import Failure
+from lbcore.cli.cookies import Secrets
 from lbcore.config import Settings, load, split_listen
 from lbcore.dns import Responder
+from lbcore.dns._rrl import RateLimiter
 from lbcore.dns.configured import zones_of
 from lbcore.dns.handover import Control, HandoverError, Offer, Predecessor, take_over
 from lbcore.dns.metrics import DnsCollector, MetricsPage, Reloads
@@ -38,7 +40,10 @@ logger = logging.getLogger(__name__)
 
 GRACE = 5.0  # seconds that TCP clients get when this process ends
 MOST_REPORTS = 20  # until a detector believes what the last process knew
-ONLY_AT_START = ("listen", "threads", "control", "metrics", "query_log", "query_log_sample")  # of [dns]
+ONLY_AT_START = (  # of [dns]
+    "listen", "threads", "control", "metrics", "query_log", "query_log_sample", "nsid", "version", "cookies",
+    "rate_limit", "rate_limit_slip", "rate_limit_exempt",
+)  # fmt: skip
 
 
 class Serving:
@@ -55,13 +60,22 @@ class Serving:
         self._file, self._settings, self._lb, self._addresses = file, settings, lb, addresses
         self._section = settings.document.dns
         self._threads, self._database = threads or self._section.threads, database
-        self._responder = Responder(lb, zones_of(settings))
+        self._secrets = Secrets(self._section.cookie_secret) if self._section.cookies else None
+        self._responder = self._make_responder()
         self._prober = Prober(lb, **settings.prober_options()) if probe else None
         self._probing: asyncio.Task[None] | None = None
         self._reloads, self._reload = Reloads(), asyncio.Lock()
         self._log: QueryLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._broken: BaseException | None = None
+
+    def _make_responder(self) -> Responder:
+        section = self._section
+        limit = RateLimiter(section.rate_limit, section.rate_limit_slip, section.rate_limit_exempt) if section.rate_limit else None
+        return Responder(
+            self._lb, zones_of(self._settings), nsid=section.nsid.encode(), version=section.version, rrl=limit,
+            cookies=self._secrets.cookies if self._secrets else None,
+        )  # fmt: skip
 
     async def run(self, taking_over: bool = False) -> None:
         """Serve; OSError when an address cannot be bound, HandoverError when the running process does not hand over."""
@@ -112,6 +126,8 @@ class Serving:
                 self._lb.load(file.name)
         except ValueError as error:
             logger.warning("what the last process learned cannot be used: %s", error)
+        if self._secrets and offer.secrets:
+            self._secrets.inherit(offer.secrets)
         names = {region.name for region in self._lb.regions}
         for name, cause in offer.down.items():
             for _ in range(MOST_REPORTS if name in names else 0):
@@ -137,6 +153,8 @@ class Serving:
         if self._control_path is not None:
             self._control = await stack.enter_async_context(Control(self._control_path, self._offer, self._finish))
         self._probe()
+        if self._secrets:
+            self._spawn(self._secrets.renew())
 
     async def _show_metrics(self, stack: contextlib.AsyncExitStack, inherited: socket.socket | None) -> MetricsPage | None:
         """Show metrics; DNS goes on without them where the address is taken."""
@@ -210,7 +228,8 @@ class Serving:
         for region in self._lb.regions:
             if self._lb.status(region) in ("ejected", "down"):
                 down[region.name] = self._lb.guard.cause(self._lb.slot(region))
-        return Offer(self._server.sockets, self._page.socket if self._page else None, state, down)
+        secrets = self._secrets.pair if self._secrets else ()
+        return Offer(self._server.sockets, self._page.socket if self._page else None, state, down, secrets)
 
     async def _finish(self) -> None:
         self._server.handed_over = True
@@ -267,6 +286,8 @@ class Serving:
         await asyncio.to_thread(self._responder.reload, zones)
         if before.traffic_manager.monitor != after.traffic_manager.monitor:
             await self._replace_prober(prober)
+        if self._secrets:
+            self._secrets.configure(after.dns.cookie_secret)
         self._warn_of(settings)
         self._settings = settings
 

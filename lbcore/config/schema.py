@@ -234,6 +234,15 @@ class Dns(ZoneSection):
     metrics: Listen | Literal[""] = Field(default="127.0.0.1:9190", description='an address and port such as "127.0.0.1:9190", or ""')
     query_log: str = Field(default="", description='the path of a file, or ""')
     query_log_sample: int = Field(default=100, ge=1, description="a whole number: one answer of so many is logged")
+    nsid: str = Field(default="", pattern=r"^[ -~]{0,64}$", description="at most 64 printable ASCII characters")
+    version: str = Field(default="", pattern=r"^[ -~]{0,255}$", description="at most 255 printable ASCII characters")
+    cookies: bool = Field(default=True, description="true or false")
+    cookie_secret: str = Field(default="", pattern=r"^([0-9A-Fa-f]{32})?$", description='32 hexadecimal digits, or ""')
+    rate_limit: int = Field(default=200, ge=0, le=100_000, description="a whole number of responses a second, 0..100000; 0 = no limit")
+    rate_limit_slip: int = Field(default=2, ge=0, le=15, description="a whole number 0..15")
+    rate_limit_exempt: list[Annotated[str, AfterValidator(_network)]] = Field(
+        default=["127.0.0.0/8", "::1/128"], description="a list of networks such as 192.0.2.0/24"
+    )
     zone: HostName | None = Field(default=None, description="the DNS zone that is served; default service.domain")
     name: HostName | Literal["@"] | None = Field(default=None, description='a name in the zone or "@"; default service.name')
     zones: list[ZoneEntry] = Field(default=[], description="tables [[dns.zones]], in the place of what [dns] says of a single zone")

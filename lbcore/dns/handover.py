@@ -53,12 +53,14 @@ class Offer:
     dns: UDP sockets and listening TCP sockets; metrics: the listening socket of the metrics, None without
     state: the bytes of `Balancer.save`
     down: regions that are down, and why
+    secrets: of DNS cookies, hexadecimal; the current one first
     """
 
     dns: list[socket.socket] = field(default_factory=list)
     metrics: socket.socket | None = None
     state: bytes = b""
     down: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
 
 
 class Control:
@@ -154,7 +156,7 @@ def _messages(offer: Offer) -> Iterator[tuple[bytes, list[int]]]:
     with tempfile.TemporaryFile() as file:
         file.write(offer.state)
         file.flush()
-        yield _message(do="offer", version=VERSION, pid=os.getpid(), down=dict(offer.down)), [file.fileno()]
+        yield _message(do="offer", version=VERSION, pid=os.getpid(), down=dict(offer.down), secrets=[*offer.secrets]), [file.fileno()]
     sockets = [("dns", each.fileno()) for each in offer.dns]
     if offer.metrics is not None:
         sockets.append(("metrics", offer.metrics.fileno()))
@@ -223,7 +225,7 @@ async def _take(peer: socket.socket, offer: Offer) -> int:
                 case "refuse":
                     raise HandoverError(f"the running process refuses to be taken over: {message['why']}")
                 case "offer":
-                    pid, offer.down = int(message["pid"]), dict(message["down"])
+                    pid, offer.down, offer.secrets = int(message["pid"]), dict(message["down"]), list(message["secrets"])
                     offer.state = _content(descriptors[0])
                 case "sockets":
                     _keep(offer, message["uses"], descriptors)
