@@ -128,7 +128,10 @@ class Control:
                 logger.warning("take-over given up, this process goes on: %s", str(error) or type(error).__name__)
 
     async def _hand_over(self, peer: socket.socket) -> None:
-        asked, _ = await _receive(peer, PATIENCE)
+        try:
+            asked, _ = await _receive(peer, PATIENCE)
+        except EOFError:
+            return  # it only looked whether somebody serves here
         refusal = self._refusal(peer, asked)
         if refusal:
             peer.send(_message(do="refuse", why=refusal))
