@@ -85,6 +85,16 @@ def test_explain_speaks() -> None:
     assert "prior only" in text
 
 
+def test_explain_tells_a_name_from_a_client() -> None:
+    found = given_json("explain", "lbcore.test", "--subnet", "81.2.69.0/24", "-c", THREE)
+    assert (found["regions"], found["hops"][0]["method"], found["ttl"]) == (["westeurope"], "performance", 30)
+    assert "westeurope is the closest that is up" in lbcore("explain", "lbcore.test", "--subnet", "81.2.69.9", "-c", THREE).stdout
+    assert refused("explain", "www.example.org", "-c", THREE)[0] == 4
+    assert refused("explain", "lbcore.test", "--subnet", "81.2.69.0/99", "-c", THREE)[0] == 2
+    assert refused("explain", "a..b", "-c", THREE)[0] == 2
+    assert refused("explain", "8.8.8.8", "--subnet", "10.0.0.0/8", "-c", THREE)[0] == 2
+
+
 def test_geo_option_replaces_the_database(tmp_path: Path) -> None:
     broken = tmp_path / "broken.mmdb"
     broken.write_bytes(b"\0" * 5000)

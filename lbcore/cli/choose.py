@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lbcore.balancer import Balancer
 from lbcore.cli.common import (
     DEFAULT_CONFIG,
+    NOT_FOUND,
     UNAVAILABLE,
     AsJson,
     Client,
@@ -24,6 +26,10 @@ from lbcore.cli.common import (
     read_settings,
 )
 from lbcore.config import Settings
+
+if TYPE_CHECKING:
+    from lbcore.decision import Decision
+    from lbcore.dns.explain import Explanation
 
 __all__ = ["check", "explain", "pick", "rank"]
 
@@ -59,13 +65,47 @@ def rank(client: Client, config: Config = DEFAULT_CONFIG, geo: Database = None, 
         print_table([">#", "region", ">ms", ">±", "status", "gateway"], [[*row.values()] for row in rows])
 
 
-def explain(client: Client, config: Config = DEFAULT_CONFIG, geo: Database = None, json: AsJson = False) -> None:
-    """Say why a client gets its region: in words, or in JSON that `Decision.replay` turns into the same pick."""
-    decision = open_balancer(read_settings(config), geo).explain(client)
+Asked = Annotated[str, typer.Argument(metavar="CLIENT|NAME", help="IPv4 or IPv6 address of a client, or a DNS name that is steered.")]
+Subnet = Annotated[str | None, typer.Option(metavar="NET", help="For whom the name is asked: a network or address. Default: unknown.")]
+
+
+def explain(asked: Asked, config: Config = DEFAULT_CONFIG, geo: Database = None, subnet: Subnet = None, json: AsJson = False) -> None:
+    """Say why a client gets its region, in words or in JSON that `Decision.replay` turns into the same pick; or why a name its answer."""
+    settings = read_settings(config)
+    lb = open_balancer(settings, geo)
+    try:
+        ipaddress.ip_address(asked)
+    except ValueError:
+        decision: Decision | Explanation = _explained(settings, lb, asked, subnet)
+    else:
+        if subnet is not None:
+            raise Failure(f"--subnet goes with a DNS name, got {asked}")
+        decision = lb.explain(asked)
     if json:
         print_json(decision.as_dict())
     else:
         print(decision.text())
+
+
+def _explained(settings: Settings, lb: Balancer, name: str, subnet: str | None) -> Explanation:
+    import dns.exception
+    import dns.name
+
+    from lbcore.dns.configured import zones_of
+    from lbcore.dns.explain import explain as explain_name
+
+    try:
+        client = None if subnet is None else str(ipaddress.ip_network(subnet, strict=False).network_address)
+    except ValueError:
+        raise Failure(f"--subnet: expected a network such as 203.0.113.0/24, got {subnet!r}") from None
+    try:
+        full = dns.name.from_text(name)
+    except (dns.exception.DNSException, UnicodeError):
+        raise Failure(f"expected an address such as 203.0.113.7 or a DNS name, got {name!r}") from None
+    found = explain_name(lb, zones_of(settings), full, client)
+    if found is None:
+        raise Failure(f"{name}: no profile steers that name, and it is no address", NOT_FOUND)
+    return found
 
 
 File = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration.")]

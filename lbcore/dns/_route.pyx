@@ -402,6 +402,14 @@ cdef inline void begin(walk_t* w, const ip* client, uint32_t turn, bint timed) n
     w.horizon, w.last = 0xFFFFFFFF, 0
 
 
+cdef int32_t next_closest(const program* p, const step_t* s, walk_t* w) noexcept nogil:
+    """Give the closest other region of a plain PICK; it may be down."""
+    cdef uint64_t mask[MAX_WORDS]
+    memcpy(mask, s.leaves, p.t.words * 8)
+    mask[w.without >> 6] &= ~(<uint64_t>1 << (w.without & 63))
+    return table_pick_in(p.t, group_of(p, w), mask)
+
+
 cdef void choose(const program* p, uint32_t root, const ip* client, uint32_t turn, bint pair, choice* out) noexcept nogil:
     """Decide for one client: see `choice` for what comes out. `turn` drives weighted draws; `pair` asks for a second region."""
     cdef const root_t* r = &p.roots[root]
@@ -427,7 +435,7 @@ cdef void choose(const program* p, uint32_t root, const ip* client, uint32_t tur
         out.ttl = r.ttl_min if w.horizon < r.ttl_min else w.horizon if w.horizon < r.ttl else r.ttl
     if pair and out.region >= 0 and not out.fail_open:
         w.without, w.always, w.timed = out.region, False, False
-        out.second = walk(p, r.step, &w)
+        out.second = next_closest(p, s, &w) if s.plain else walk(p, r.step, &w)
         if out.second < 0 or out.second == out.region or not (w.always or in_mask(p.t.eligible, out.second)):
             out.second = -1
     out.scope = w.scope
