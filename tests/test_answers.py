@@ -103,7 +103,10 @@ def forms_of(answers: Answers, name: str, rdtype: int, slots: tuple[int, ...] = 
     entry = entry_of(it, rdtype)
     if entry.fixed is not None:
         return entry.fixed
-    return entry.regions[slots[0]] if len(slots) == 1 else entry.pairs[slots[0], slots[1]]
+    if len(slots) == 1:
+        return entry.regions[slots[0]]
+    assert it.node.steered is not None
+    return entry.pairs.get((slots[0], slots[1])) or it.node.steered.several(rdtype, slots)
 
 
 def ask(answers: Answers, name: str, rdtype: str, region: str = "", second: str = "", **how: Any) -> dns.message.Message:

@@ -18,7 +18,8 @@ cdef struct entry:               # answers.Entry
     int32_t root                 # -1 = fixed
     forms fixed, nodata, nxdomain
     const forms* regions         # by slot
-    const forms* pairs           # by first * slots + second; NULL = the type has none
+    const forms* pairs           # by first * slots + second; NULL = none is prepared
+    bint paired                  # the type's answers name the second region as well
 
 cdef struct zone:
     uint32_t origin_size

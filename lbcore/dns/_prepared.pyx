@@ -19,6 +19,8 @@ cdef enum:
     CHUNK = 1 << 20
     MOST_PAIRED_SLOTS = 64       # beyond it a table of pairs costs megabytes per name: pairs are the Responder's
 
+PAIRED = (dns.rdatatype.HTTPS, dns.rdatatype.SVCB)
+
 
 cdef uint64_t name_hash(const uint8_t* name, uint32_t size) noexcept nogil:
     """Hash a name in lower case; eight readable bytes must follow it, and those beyond its end do not matter."""
@@ -180,6 +182,7 @@ cdef class Store:
         for i, (rdtype, answer) in enumerate(given.types.items()):
             types[i] = rdtype
             self.fill_entry(&entries[i], answer, (*labels, type_text(rdtype)), zones[1])
+            entries[i].paired = rdtype in PAIRED
         if given.other is not None:
             other = <entry*>self.take(sizeof(entry))
             self.fill_entry(other, given.other, (*labels, "other"), zones[1])

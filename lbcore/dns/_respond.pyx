@@ -76,7 +76,7 @@ cdef const forms* steer(const view* v, const entry* e, const query* q, const ip*
     """Let the entry's route choose; NULL when the outcome is not prepared."""
     cdef choice c
     cdef uint32_t slots = v.answers.slots
-    choose(v.routes, <uint32_t>e.root, &q.network if q.located else source, turn, e.pairs != NULL, &c)
+    choose(v.routes, <uint32_t>e.root, &q.network if q.located else source, turn, e.paired, &c)
     r.ttl, r.steered, r.fail_open = c.ttl, True, c.fail_open
     r.scope = <uint32_t>c.scope if q.located else 0
     if c.region == NODATA:
@@ -85,8 +85,8 @@ cdef const forms* steer(const view* v, const entry* e, const query* q, const ip*
         return prepared(&e.nxdomain)
     if c.region < 0 or <uint32_t>c.region >= slots:
         return NULL
-    if e.pairs != NULL and 0 <= c.second < <int32_t>slots:
-        return prepared(&e.pairs[c.region * slots + c.second])
+    if e.paired and 0 <= c.second < <int32_t>slots:
+        return prepared(&e.pairs[c.region * slots + c.second]) if e.pairs != NULL else NULL
     return prepared(&e.regions[c.region]) if e.regions != NULL else NULL
 
 

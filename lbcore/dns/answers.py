@@ -81,7 +81,7 @@ class Entry:
     fixed: the same for everybody, scope 0; None when steered, then:
     root: index into `Answers.roots`
     regions: by slot of the latency table; a region without records of the type has its NODATA here
-    pairs: by (first, second) slot, for HTTPS and SVCB; a pair that is missing is the Responder's. Empty for other types
+    pairs: by (first, second) slot, for HTTPS; a pair that is missing is the Responder's. Empty for other types
     nodata, nxdomain: when the route says so instead of naming a region
     """
 

@@ -59,7 +59,7 @@ class Part:
         if self.chain is None:
             return ()
         name, types = from_key(key), self.types.get(key)
-        return [_written(self.chain.nodata(name) if types is None else self.chain.at(name, types - {missing}), key)]
+        return [_written(self.chain.nodata(name) if types is None else self.chain.at(name, types - {missing, CNAME}), key)]
 
     def denial(self, name: bytes, encloser: bytes) -> Forms:
         """Give NXDOMAIN for a name, with its proof when the zone is signed. encloser: the closest name that exists."""
@@ -93,8 +93,8 @@ def prepare_part(zone: Zone, signer: Signer | None, below: tuple[bytes, ...] = (
         _fill(part, part.nodes[key], types)
     for key in part.types:
         node = part.nodes[key]
-        if not (node.referral or key.startswith(WILD)):  # what a wildcard proves is never said of the names it stands for
-            node.types[NSEC] = Entry(part.forms(key, part.proof(key)))
+        if part.chain and not (node.referral or key.startswith(WILD)):  # what a wildcard proves is never said of the names it stands for
+            node.types[NSEC] = Entry(part.forms(key, [_written(part.chain.at(from_key(key)), key)]))
     part.parents = frozenset(parent(key) for key in part.nodes if key != zone.key)
     part.wildcards = tuple(sorted((key for key in part.nodes if key.startswith(WILD) and key != zone.key), key=len, reverse=True))
     return part
@@ -119,7 +119,9 @@ def _link(part: Part, content: Content) -> None:
     types = {key: frozenset(map(int, found)) for key, found in content.items()}
     steered = frozenset(map(int, STEERED if zone.alpn else STEERED[:2]))
     for key in (*zone.steered, *zone.stands_for):
-        types[key] = types.get(key, frozenset()) | steered
+        # Where a client may get a CNAME, so that no resolver makes a denial of other types for it (RFC 8198, RFC 6840 §4.3).
+        alone = key in zone.steered and key not in content
+        types[key] = types.get(key, frozenset({int(CNAME)} if alone else ())) | steered
     part.types = types
     part.chain = Chain({from_key(key): found for key, found in types.items()}, zone.denial_ttl)
 

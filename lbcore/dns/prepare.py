@@ -130,7 +130,7 @@ class _Building:
             nodes[key] = replace(node, types=types | node.types, other=node.other if alias else other, profile=profile, steered=steered)
 
     def _entries(self, steered: Steered, profile: Profile) -> tuple[dict[int, Entry], Entry]:
-        served = steered.part.zone.alpn and any(place.https for place in self.places)
+        served = steered.part.zone.alpn and (steered.part.chain or any(place.https for place in self.places))  # NSEC says that they may be
         types = (A, AAAA, HTTPS, SVCB) if served else (A, AAAA)
         return {rdtype: self._entry(steered, profile, rdtype) for rdtype in types}, self._entry(steered, profile, 0)
 
@@ -138,7 +138,7 @@ class _Building:
         nodata = steered.nodata(rdtype)
         regions = {slot: steered.several(rdtype, (slot,)) if place else nodata for slot, place in enumerate(self.places)}
         entry = Entry(None, self._root(profile, rdtype, steered.direct), regions, {}, nodata, nodata)
-        if rdtype in (HTTPS, SVCB):
+        if rdtype == HTTPS:  # nobody asks for SVCB where there is HTTPS: that is written, and signed, when somebody does
             named = [slot for slot, place in enumerate(self.places) if place]
             if len(named) * (len(named) - 1) <= MAX_PAIRS:
                 entry.pairs = {pair: steered.several(rdtype, pair) for pair in permutations(named, 2)}
