@@ -142,14 +142,15 @@ async def test_cookies_outlive_take_overs_and_follow_the_configuration(start: St
     handed.close()
     assert secret_of(drawn, secrets) == secret_of((await cookie(successor.address))[0], secrets)  # the first process drew it
     file = current.output.parent / "lbcore.toml"
-    file.write_text(file.read_text() + f'cookie_secret = "{"ab" * 16}"\n')
+    file.with_name("secret").write_text("ab" * 16 + "  # of all servers\n")
+    file.write_text(file.read_text() + 'cookie_secret = "secret"\n')
     hup(successor)
     await successor.says("reloaded")
     assert secret_of((await cookie(successor.address))[0], [bytes.fromhex("ab" * 16)])
 
 
 async def test_the_server_is_named_limited_and_versioned_as_configured(start: Start) -> None:
-    current = await start(more='nsid = "ams1"\nversion = "1.0"\nrate_limit = 5\nrate_limit_exempt = []\ncookies = false\n')
+    current = await start(more='nsid = "ams1"\nversion = "1.0"\nrate_limit = { rate = 5, exempt = [] }\ncookies = false\n')
     host, port = current.address
     asked = dns.message.make_query("version.bind", "TXT", "CH", use_edns=0, options=[dns.edns.GenericOption(dns.edns.NSID, b"")])
     response = await dns.asyncquery.udp(asked, host, port=port, timeout=WAIT)

@@ -42,7 +42,7 @@ GRACE = 5.0  # seconds that TCP clients get when this process ends
 MOST_REPORTS = 20  # until a detector believes what the last process knew
 ONLY_AT_START = (  # of [dns]
     "listen", "threads", "control", "metrics", "query_log", "query_log_sample", "nsid", "version", "cookies",
-    "rate_limit", "rate_limit_slip", "rate_limit_exempt",
+    "rate_limit",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ class Serving:
         self._file, self._settings, self._lb, self._addresses = file, settings, lb, addresses
         self._section = settings.document.dns
         self._threads, self._database = threads or self._section.threads, database
-        self._secrets = Secrets(self._section.cookie_secret) if self._section.cookies else None
+        self._secrets = Secrets(settings.cookie_secret) if self._section.cookies else None
         self._responder = self._make_responder()
         self._prober = Prober(lb, **settings.prober_options()) if probe else None
         self._probing: asyncio.Task[None] | None = None
@@ -71,7 +71,7 @@ class Serving:
 
     def _make_responder(self) -> Responder:
         section = self._section
-        limit = RateLimiter(section.rate_limit, section.rate_limit_slip, section.rate_limit_exempt) if section.rate_limit else None
+        limit = RateLimiter(**section.rate_limit.model_dump()) if section.rate_limit.rate else None
         return Responder(
             self._lb, zones_of(self._settings), nsid=section.nsid.encode(), version=section.version, rrl=limit,
             cookies=self._secrets.cookies if self._secrets else None,
@@ -276,6 +276,8 @@ class Serving:
         """Change to other settings; what may fail comes first."""
         zones = await asyncio.to_thread(zones_of, settings, self._responder.zones)
         prober = Prober(self._lb, **settings.prober_options()) if self._prober else None
+        if self._secrets:
+            self._secrets.configure(settings.cookie_secret)
         before, after = self._settings.document, settings.document
         if self._database is None and before.latency != after.latency:
             await asyncio.to_thread(self._lb.set_locate, settings.balancer_options()["locate"])
@@ -286,8 +288,6 @@ class Serving:
         await asyncio.to_thread(self._responder.reload, zones)
         if before.traffic_manager.monitor != after.traffic_manager.monitor:
             await self._replace_prober(prober)
-        if self._secrets:
-            self._secrets.configure(after.dns.cookie_secret)
         self._warn_of(settings)
         self._settings = settings
 

@@ -120,6 +120,11 @@ class Settings:
         return profiles.options(section, self.ttl, geography)
 
     @property
+    def cookie_secret(self) -> Path | None:
+        """Give the path of the file of cookie secrets, None where there is none."""
+        return self.folder / self.document.dns.cookie_secret if self.document.dns.cookie_secret else None
+
+    @property
     def dns_listen(self) -> list[tuple[str, int]]:
         """Give the addresses and ports that DNS listens on."""
         return [split_listen(each) for each in self.document.dns.listen]

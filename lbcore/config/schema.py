@@ -222,6 +222,16 @@ class ZoneEntry(ZoneSection):
     names: dict[str, str] | list[str] = Field(default=[], description='a list of names in the zone, or a table { "api" = "profile" }')
 
 
+class RateLimit(Section):
+    """`[dns.rate_limit]`: how often a network is told the same over UDP."""
+
+    rate: int = Field(default=200, ge=0, le=100_000, description="a whole number of responses a second, 0..100000; 0 = no limit")
+    slip: int = Field(default=2, ge=0, le=15, description="a whole number 0..15")
+    exempt: list[Annotated[str, AfterValidator(_network)]] = Field(
+        default=["127.0.0.0/8", "::1/128"], description="a list of networks such as 192.0.2.0/24"
+    )
+
+
 class Dns(ZoneSection):
     """`[dns]`: the responder, and its zone when it is the only one."""
 
@@ -237,12 +247,8 @@ class Dns(ZoneSection):
     nsid: str = Field(default="", pattern=r"^[ -~]{0,64}$", description="at most 64 printable ASCII characters")
     version: str = Field(default="", pattern=r"^[ -~]{0,255}$", description="at most 255 printable ASCII characters")
     cookies: bool = Field(default=True, description="true or false")
-    cookie_secret: str = Field(default="", pattern=r"^([0-9A-Fa-f]{32})?$", description='32 hexadecimal digits, or ""')
-    rate_limit: int = Field(default=200, ge=0, le=100_000, description="a whole number of responses a second, 0..100000; 0 = no limit")
-    rate_limit_slip: int = Field(default=2, ge=0, le=15, description="a whole number 0..15")
-    rate_limit_exempt: list[Annotated[str, AfterValidator(_network)]] = Field(
-        default=["127.0.0.0/8", "::1/128"], description="a list of networks such as 192.0.2.0/24"
-    )
+    cookie_secret: str = Field(default="", description='the path of a file of one or two secrets, or ""')
+    rate_limit: RateLimit = Field(default_factory=RateLimit, description="a table")
     zone: HostName | None = Field(default=None, description="the DNS zone that is served; default service.domain")
     name: HostName | Literal["@"] | None = Field(default=None, description='a name in the zone or "@"; default service.name')
     zones: list[ZoneEntry] = Field(default=[], description="tables [[dns.zones]], in the place of what [dns] says of a single zone")
