@@ -29,6 +29,7 @@ from lbcore.errors import CAUSES, NoRegionError, UnknownRegionError, cause_of
 from lbcore.layout import STATUSES, Layout
 from lbcore.region import Region
 from lbcore.sense.geo import Client, GeoIP
+from lbcore.sense.prior import PRIORS
 
 if TYPE_CHECKING:
     from lbcore._prefix import PrefixMap
@@ -84,14 +85,18 @@ class Balancer:
     locate: city or country database (mmdb path), a PrefixMap, or None for the embedded coarse table
     detector: judges outcomes; None = probes by consecutive failures, requests by pooled share of failures
     clock: monotonic seconds; everything follows it
+    prior: what a path that nobody measured is judged by: "round_trip", what is published of paths like it, or "distance" alone
     estimator, tau, buffer: as LatencyTable; a buffer is shared by worker processes that all pass the same regions
-    Raises ValueError for no or repeated regions and for a database that cannot be used.
+    Raises ValueError for no or repeated regions, another prior, and for a database that cannot be used.
     """
 
     def __init__(
         self, regions: Iterable[Region], locate: str | os.PathLike[str] | PrefixMap | None = None, detector: Detector | None = None,
         clock: Callable[[], float] = time.monotonic, *, estimator: str = "prior_ewma", tau: float = 10.0, buffer: Any = None,
+        prior: str = "round_trip",
     ) -> None:  # fmt: skip
+        if prior not in PRIORS:
+            raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {prior!r}")
         self.clock = clock
         self._lock = threading.RLock()
         self._buffer = buffer
@@ -111,7 +116,7 @@ class Balancer:
         make_table = partial(LatencyTable, estimator=estimator, tau=tau, buffer=buffer)
         used = buffer is not None and any(memoryview(buffer).cast("B")[:8])
         self._judging = not used  # and not just about to take over from another process
-        self._settle(Layout(prefixes, _distinct(regions), make_table, used=used))
+        self._settle(Layout(prefixes, _distinct(regions), make_table, used=used, prior=prior))
         self._picker = Picker(self.table, self.map, self._layout.objects, NoRegionError)
         self.pick = self._picker.pick
         self.table.tick(self._now())

@@ -14,7 +14,7 @@ from lbcore._fast import LatencyTable
 from lbcore.errors import UnknownRegionError
 from lbcore.region import Region, canonical
 from lbcore.sense.geo import places
-from lbcore.sense.prior import FLAT_MS, priors
+from lbcore.sense.prior import FLAT_MS, PRIORS
 from lbcore.state import index_keys
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ class Layout:
     """
 
     def __init__(
-        self, prefixes: PrefixMap, objects: Sequence[Region | None], make_table: MakeTable, *, used: bool = False
+        self, prefixes: PrefixMap, objects: Sequence[Region | None], make_table: MakeTable, *, used: bool = False, prior: str = "round_trip"
     ) -> None:
+        self.prior = prior
         self.map, self.make_table, self.places = prefixes, make_table, places(prefixes)
         self.table = make_table(prefixes.groups, len(objects))
         if self.table.regions != len(objects):
@@ -120,7 +121,7 @@ class Layout:
 
         Regions that stay keep their slots, by which detectors know them; new ones fill the gaps.
         """
-        new = Layout(prefixes, self._arranged(regions), self.make_table)
+        new = Layout(prefixes, self._arranged(regions), self.make_table, prior=self.prior)
         new.table.tick(now)  # what is out now was up once, and will come back by a ramp
         to_region = np.full(self.table.regions, _NOWHERE, np.uint16)
         for name, slot in self.slots.items():
@@ -163,5 +164,5 @@ class Layout:
         sd = np.full_like(ms, _FLAT_SD)
         slots = list(self.slots.values())
         if slots:
-            ms[:, slots], sd[:, slots] = priors(*self.places, [self.at(slot) for slot in slots])
+            ms[:, slots], sd[:, slots] = PRIORS[self.prior](*self.places, [self.at(slot) for slot in slots])
         self.table.seed_many(ms, sd)

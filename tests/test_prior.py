@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import ipaddress
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lbcore import Balancer, PrefixMap
 from lbcore.region import DATA, Region, catalogue
 from lbcore.sense import paths_build, prior
 from lbcore.sense.prior import Precision, great_circle_km, prior_ms, priors, published_ms
@@ -185,3 +188,30 @@ def test_the_tool_refuses_two_providers_regions_of_one_name(tmp_path: Path) -> N
         (tmp_path / provider / f"{provider}_regions.csv").write_text("name,location,lat,lon\nUS East,Somewhere,1,2\n")
     with pytest.raises(ValueError, match="must differ between providers, got twice: useast"):
         paths_build.read_regions(tmp_path)
+
+
+# ===== by distance alone
+
+
+def test_a_balancer_by_distance_ranks_as_haversine_does() -> None:
+    rng = np.random.default_rng(8)
+    n = 2000
+    lat, lon = rng.uniform(-90, 90, n + 1).astype(np.float32), rng.uniform(-180, 180, n + 1).astype(np.float32)
+    starts = np.arange(n, dtype=np.uint32) << 20
+    keys = ["", *(f"record {i}" for i in range(n))]
+    prefixes = PrefixMap.from_ranges(starts, np.arange(1, n + 1), [0], [0], keys, lat, lon)
+    regions = [Region(f"r{i}", lat=float(rng.uniform(-80, 80)), lon=float(rng.uniform(-180, 180))) for i in range(9)]
+    lb = Balancer(regions, prefixes, prior="distance")
+    for group in range(1, n + 1):
+        client = str(ipaddress.IPv4Address(int(starts[group - 1]) + 5))
+        here = float(lat[group]), float(lon[group])
+        km = [plain_km(here, (region.lat or 0.0, region.lon or 0.0)) for region in lb.rank(client)]
+        assert all(nearer <= farther + 0.01 for nearer, farther in itertools.pairwise(km))
+        assert lb.pick(client) is lb.rank(client)[0]
+
+
+def test_a_client_at_an_unknown_place_gets_the_regions_in_their_order() -> None:
+    lb = Balancer([Region("japaneast"), Region("westeurope"), Region("eastus")], prior="distance")
+    assert [region.name for region in lb.rank("10.0.0.1")] == ["japaneast", "westeurope", "eastus"]
+    with pytest.raises(ValueError, match="prior must be one of round_trip, distance, got 'nearest'"):
+        Balancer([Region("eastus")], prior="nearest")

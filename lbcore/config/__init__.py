@@ -81,7 +81,7 @@ class Settings:
         latency = self.document.latency
         return {
             "regions": self.regions, "locate": self._locate(), "detector": self.detector(),
-            "estimator": latency.estimator, "tau": latency.ewma_tau_seconds,
+            "estimator": latency.estimator, "tau": latency.ewma_tau_seconds, "prior": latency.prior,
         }  # fmt: skip
 
     def prober_options(self) -> dict[str, Any]:

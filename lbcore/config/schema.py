@@ -182,6 +182,7 @@ class Latency(Section):
 
     database: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="the path of an mmdb file, or a list of them")
     networks: list[Network] = Field(default=[], description="tables [[latency.networks]] with network and group")
+    prior: Literal["round_trip", "distance"] = Field(default="round_trip", description='"round_trip" or "distance"')
     estimator: Literal["prior_ewma", "ewma"] = Field(default="prior_ewma", description='"prior_ewma" or "ewma"')
     ewma_tau_seconds: float = Field(default=10.0, gt=0, le=1e6, description="seconds above 0, the time constant of estimator ewma")
 

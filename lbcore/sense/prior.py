@@ -17,7 +17,7 @@ the relative error of published round trips.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -28,7 +28,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from lbcore.region import DATA, Region, catalogue
 
-__all__ = ["PathModel", "Precision", "baseline_ms", "great_circle_km", "prior_ms", "priors", "published_matrix", "published_ms"]
+__all__ = [
+    "PRIORS",
+    "PathModel",
+    "Precision",
+    "baseline_ms",
+    "distances",
+    "great_circle_km",
+    "prior_ms",
+    "priors",
+    "published_matrix",
+    "published_ms",
+]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -190,6 +201,23 @@ def priors(lat: F32, lon: F32, precision: NDArray[np.uint8], regions: Sequence[R
         ms[rows] = _expected(lat[rows], lon[rows], regions)
     deviation = ms * WIDTH[precision][:, np.newaxis]
     return ms, deviation
+
+
+def distances(lat: F32, lon: F32, precision: NDArray[np.uint8], regions: Sequence[Region]) -> tuple[F32, F32]:
+    """Give in the shape of `priors` what light in glass needs for the great circle, so that regions are ordered by distance alone.
+
+    80 ms where either place is unknown: then the order of the regions decides.
+    """
+    to_lat = np.array([np.nan if region.lat is None else region.lat for region in regions])
+    to_lon = np.array([np.nan if region.lon is None else region.lon for region in regions])
+    ms = np.empty((len(lat), len(regions)), np.float32)
+    for rows in _chunks(len(lat)):
+        ms[rows] = great_circle_km(lat[rows], lon[rows], to_lat, to_lon) / FIBRE_KM_PER_MS
+    ms[np.isnan(ms)] = FLAT_MS
+    return ms, ms * WIDTH[precision][:, np.newaxis]
+
+
+PRIORS: Mapping[str, Callable[..., tuple[F32, F32]]] = {"round_trip": priors, "distance": distances}
 
 
 def _chunks(n: int) -> Iterator[slice]:
