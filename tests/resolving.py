@@ -12,7 +12,7 @@ import dns.rdatatype
 from conftest import Clock
 
 from lbcore import Balancer, PrefixMap, Region
-from lbcore.dns import Profile, Responder
+from lbcore.dns import Profile, Responder, Zone
 
 REGIONS = (
     Region("dual", 0, 0, addresses=("192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2")),
@@ -23,7 +23,10 @@ REGIONS = (
     Region("mute", 0, 5),
 )
 NETWORKS = {region.name: f"81.2.{number}.0/24" for number, region in enumerate(REGIONS, 1)}
-PROFILE = Profile("api.eu", "example.com", nameservers=("ns1", "ns2.example.net"), glue={"ns1": ("192.0.2.53", "2001:db8::53")})
+PROFILE = Profile("api.eu", "example.com")
+ZONE = Zone(
+    "example.com", {"api.eu": PROFILE}, nameservers=("ns1", "ns2.example.net"), glue={"ns1": ("192.0.2.53", "2001:db8::53")}
+)  # fmt: skip
 OWNER = "api.eu.example.com"
 
 

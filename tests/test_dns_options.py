@@ -15,7 +15,7 @@ from dns.edns import CookieOption, EDEOption, GenericOption, NSIDOption, OptionT
 from dns.rcode import BADCOOKIE, BADVERS, FORMERR, NOERROR, NXDOMAIN, REFUSED
 from resolving import OWNER, PROFILE, answers, ask, balancer, client_of, scope_of, subnet
 
-from lbcore.dns import Profile, Responder
+from lbcore.dns import Profile, Responder, Zone
 from lbcore.dns._cookies import Cookies
 from lbcore.dns._rrl import RateLimiter
 
@@ -243,7 +243,7 @@ def test_an_answer_too_long_for_its_options_alone_is_cut(clock: Clock) -> None:
     """The longest name, every option at its longest: header, question and OPT still fit in 512 bytes."""
     zone = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 55])
     responder = Responder(
-        balancer(clock), Profile("x", zone, rname="h"), nsid=bytes(64), cookies=Cookies(SECRET), monotonic=clock, clock=clock
+        balancer(clock), Zone(zone, {"x": Profile()}, rname="h"), nsid=bytes(64), cookies=Cookies(SECRET), monotonic=clock, clock=clock
     )  # fmt: skip
     options = [dns.edns.ECSOption("2001:db8::", 128), NSIDOption(b""), GenericOption(OptionType.COOKIE, ALICE)]
     query = dns.message.make_query(f"x.{zone}", "A", use_edns=0, options=options, payload=512)

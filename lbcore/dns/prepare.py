@@ -40,7 +40,8 @@ def build(
     """
     ordered = sorted(zones, key=lambda zone: len(zone.apex))
     check_zones(ordered)
-    building = _Building(ordered, [place_of(region) for region in objects])
+    places = [place_of(region) for region in objects]
+    building = _Building(ordered, places, hosts=frozenset(key_of(place.alias) for place in places if place.alias is not None))
     for zone in ordered:
         signer = (signers or {}).get(zone.apex, zone.keys)
         building.add(_part(zone, signer, before, building.below(zone)))
@@ -81,6 +82,7 @@ class _Building:
     places: Sequence[Place]
     answers: Answers = field(default_factory=Answers)
     roots: dict[tuple[int, int, bool], int] = field(default_factory=dict)
+    hosts: frozenset[bytes] = frozenset()  # of gateways
     delegations: dict[bytes, Entry] = field(default_factory=dict)  # DS of zones of this process, by the zone above
 
     def below(self, zone: Zone) -> tuple[bytes, ...]:
@@ -122,7 +124,7 @@ class _Building:
             direct = alias or key == part.zone.key or bool(node.types.keys() - {NSEC})
             steered = Steered(part, key, profile.ttl, self.places, direct)
             # Names of one profile say the same, but for signatures, and where a region's gateway is the name itself.
-            alike = part.chain is None and all(place.alias is None or key_of(place.alias) != key for place in self.places)
+            alike = part.chain is None and key not in self.hosts
             like = (id(profile), direct, key in part.parents) if alike else (key,)
             if like not in shared:
                 shared[like] = self._entries(steered, profile)

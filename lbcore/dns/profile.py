@@ -11,13 +11,9 @@ Frozen, without any state: what holds of it now is asked of `status`, how querie
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import dns.exception
-import dns.name
 
 from lbcore.errors import ConfigError, Violation
 
@@ -31,7 +27,6 @@ FAIL_OPEN = ("serve_all", "serve_last_good", "serve_backup", "nodata", "servfail
 FAMILIES = ("client", "any")
 MAX_TTL = 2**31 - 1  # RFC 2181 §8
 MAX_DEPTH = 10
-_SECONDS = ("zone_ttl", "refresh", "retry", "expire")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,6 @@ class Profile:
     max_return: 1..10, of multivalue
     enabled: False = NXDOMAIN
     geography: where clients are, for method geographic: a PrefixMap by country and subdivision; None = the Balancer's own map
-    nameservers, glue, mname, rname, serial, refresh, retry, expire, negative_ttl, zone_ttl: of the zone that holds it alone
     Raises ConfigError with every violation.
     Source: Azure Traffic Manager's routing methods (REQUIREMENTS R27-R29, R36); gdnsd for the TTL that follows health; DNS.md §7.
     """
@@ -96,16 +90,6 @@ class Profile:
     name: str = ""
     zone: str = ""
     ttl: int = 30
-    nameservers: tuple[str, ...] = ("ns",)
-    glue: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    mname: str = ""
-    rname: str = "hostmaster"
-    serial: int = 1
-    refresh: int = 3600
-    retry: int = 600
-    expire: int = 604_800
-    negative_ttl: int | None = None
-    zone_ttl: int = 3600
     method: str = "performance"
     ttl_min: int | None = None
     endpoints: tuple[Endpoint, ...] = ()
@@ -120,12 +104,10 @@ class Profile:
         from lbcore.dns.rules import violations_of
 
         set_field = object.__setattr__
-        set_field(self, "nameservers", _strings(self.nameservers))
         set_field(self, "backup", _strings(self.backup))
         endpoints, violations = _made(self.endpoints)
         set_field(self, "endpoints", endpoints)
-        set_field(self, "glue", {name: _strings(addresses) for name, addresses in self.glue.items()})
-        violations += [*violations_of(self), *self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue()]
+        violations += violations_of(self)
         if violations:
             raise ConfigError(violations)
 
@@ -141,77 +123,6 @@ class Profile:
             last = last + 1 if endpoint.priority is None else endpoint.priority
             found.append((last, endpoint))
         return sorted(found, key=lambda pair: pair[0])
-
-    @property
-    def origin(self) -> dns.name.Name:
-        """Give the zone's name, absolute."""
-        return dns.name.from_text(self.zone)
-
-    @property
-    def owner(self) -> dns.name.Name:
-        """Give the balanced name, absolute."""
-        return self.absolute(self.name)
-
-    @property
-    def minimum(self) -> int:
-        """Give the seconds for which a denial may be cached."""
-        return min(self.ttl, 30) if self.negative_ttl is None else self.negative_ttl
-
-    @property
-    def mailbox(self) -> dns.name.Name:
-        """Give `rname` as a domain name; dots of the local part stay in its first label (RFC 1035 §8)."""
-        local, at, domain = self.rname.partition("@")
-        if not at:
-            return self.absolute(self.rname)
-        return dns.name.Name((local.encode("ascii"), *dns.name.from_text(domain).labels))
-
-    def absolute(self, name: str) -> dns.name.Name:
-        """Give a name of the profile in full: what ends in a dot or lies in the zone already is, everything else is relative to it."""
-        origin = self.origin
-        full = dns.name.from_text(name, origin=None) if name != "@" else dns.name.empty
-        if full.is_absolute():
-            return full
-        rooted = full.concatenate(dns.name.root)
-        return rooted if rooted.is_subdomain(origin) else full.concatenate(origin)
-
-    def host(self, name: str) -> dns.name.Name:
-        """Give a server's name in full: one label is relative to the zone, more are a full name with or without the last dot."""
-        labels = dns.name.from_text(name, origin=None)
-        return labels.derelativize(self.origin if len(labels) == 1 else dns.name.root)
-
-    def _wrong_numbers(self) -> Iterator[Violation]:
-        for key in (*_SECONDS, *(("negative_ttl",) if self.negative_ttl is not None else ())):
-            if not _within(getattr(self, key), MAX_TTL):
-                yield Violation(f"dns.{key}", getattr(self, key), f"whole seconds, 0..{MAX_TTL}")
-        if not _within(self.serial, 2**32 - 1):
-            yield Violation("dns.serial", self.serial, "a whole number, 0..4294967295")
-
-    def _wrong_names(self) -> Iterator[Violation]:
-        if not self.zone and self.name != "@" and "." not in self.name:
-            return  # a nested profile, or one whose Zone says where it is
-        if not _is_name(self, "zone"):
-            yield Violation("dns.zone", self.zone, "a domain name such as example.com")
-            return  # nothing can be judged relative to it
-        if not _is_name(self, "owner") or not self.name or not self.owner.is_subdomain(self.origin) or self.owner.is_wild():
-            yield Violation("dns.name", self.name, f"a name in {self.zone} without a wildcard, or @ for the zone itself")
-        if not _is_name(self, "mailbox") or not self.rname:
-            yield Violation("dns.rname", self.rname, "a mailbox such as hostmaster@example.com")
-        if not self.nameservers:
-            yield Violation("dns.nameservers", self.nameservers, "at least one name server")
-        for key, name in (*(("nameservers", name) for name in self.nameservers), ("mname", self.mname or "ns")):
-            if not _is_host(self, name):
-                yield Violation(f"dns.{key}", name, "a domain name")
-
-    def _wrong_glue(self) -> Iterator[Violation]:
-        if not _is_name(self, "zone"):
-            return
-        servers = {self.host(name) for name in self.nameservers if _is_host(self, name)}
-        for name, addresses in self.glue.items():
-            if not _is_host(self, name) or self.host(name) not in servers or not self.host(name).is_subdomain(self.origin):
-                yield Violation(f"dns.glue.{name}", name, f"a name server of the profile that lies in {self.zone}")
-            for address in addresses:
-                if not _is_address(address):
-                    yield Violation(f"dns.glue.{name}", address, "an IPv4 or IPv6 address")
 
 
 def _made(given: Iterable[Endpoint | Mapping[str, Any]]) -> tuple[tuple[Endpoint, ...], list[Violation]]:
@@ -234,29 +145,3 @@ def _endpoint(settings: Mapping[str, Any]) -> Endpoint:
 
 def _strings(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _within(value: object, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-
-
-def _is_name(profile: Profile, key: str) -> bool:
-    try:
-        name = profile.origin if key == "zone" else getattr(profile, key)
-    except (dns.exception.DNSException, AttributeError, UnicodeError, ValueError):
-        return False
-    return key != "zone" or (bool(profile.zone.strip(".")) and len(name.labels) > 1)
-
-
-def _is_host(profile: Profile, name: str) -> bool:
-    try:
-        return bool(name) and len(profile.host(name)) > 1
-    except (dns.exception.DNSException, UnicodeError, ValueError):
-        return False
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return "%" not in str(ipaddress.ip_address(text))
-    except ValueError:
-        return False

@@ -99,12 +99,8 @@ class Zone:
 
     @classmethod
     def of(cls, profile: Profile) -> Zone:
-        """Give the zone that a profile with a name and a zone asks for by itself."""
-        return cls(
-            profile.zone, {profile.name: profile}, nameservers=profile.nameservers, glue=profile.glue, mname=profile.mname,
-            rname=profile.rname, serial=profile.serial, refresh=profile.refresh, retry=profile.retry, expire=profile.expire,
-            negative_ttl=profile.minimum, zone_ttl=profile.zone_ttl,
-        )  # fmt: skip
+        """Give the zone that a profile with a name and a zone asks for by itself, with one name server, `ns`, that has no address."""
+        return cls(profile.zone, {profile.name: profile})
 
     def absolute(self, text: str) -> Name | None:
         """Give a name in full: what ends in a dot or lies in the zone is already, else it is relative to it. None for what is no name."""
