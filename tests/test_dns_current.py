@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
+import dns.message
 import dns.name
 import pytest
 from conftest import Clock
@@ -137,3 +139,18 @@ def test_signatures_are_renewed_when_they_are_due() -> None:
         response = ask(responder, name, "TXT", client_of("four"), want_dnssec=True)
         assert {rrset.rdtype for rrset in response.authority} == {6, 46, 47}
         assert all(rdata.expiration > clock() + 86_400 for rrset in response.authority if rrset.rdtype == 46 for rdata in rrset)
+
+
+def test_a_proof_that_was_made_for_another_name_is_right_for_this_one() -> None:
+    """Names of one gap of the NSEC chain share their proof: what one Responder keeps is what a new one makes."""
+    clock, rng = Clock(1_790_000_000.0), random.Random(47)
+    key = Key.generate(dns.name.from_text("example.com."), algorithm=Algorithm.ED25519, zsk=False, timing=Timing(activate=clock()))
+    lb, signer = balancer(clock), Signer("example.com", [key], clock=clock)
+    records = '*.txt TXT "any"\nd A 192.0.2.1\nb.m.e TXT "deep"\np A 192.0.2.2\nx.p A 192.0.2.3\n'
+    zone = Zone("example.com", {"api.eu": Profile(), "*.wild": Profile()}, records, keys=signer)
+    kept = Responder(lb, zone)
+    for number in range(150):
+        below = rng.choice(("", "", ".txt", ".wild", ".p", ".x.p", ".m.e", ".b.m.e", ".api.eu"))
+        name = "".join(rng.choice("abdmpxz-09AZ") for _ in range(rng.randint(1, 3))) + below + ".example.com"
+        query = dns.message.make_query(name, rng.choice(("A", "TXT", "AAAA")), id=number % 4, want_dnssec=True).to_wire()
+        assert kept.answer(query, client_of("dual")) == Responder(lb, zone).answer(query, client_of("dual")), name

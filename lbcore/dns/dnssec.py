@@ -28,7 +28,7 @@ from dns.rdtypes.ANY.RRSIG import RRSIG as Signature
 
 from lbcore.dns.keyfiles import load
 from lbcore.dns.keys import NEVER, Key
-from lbcore.dns.names import WILD, key_of, labels
+from lbcore.dns.names import WILD, key_of, labels, order
 from lbcore.errors import ConfigError
 
 __all__ = ["Chain", "Signer"]
@@ -246,6 +246,7 @@ class Chain:
         self._types = {name: frozenset(found) for name, found in types.items()}
         self._names = sorted(self._types)  # dnspython compares names in the canonical order
         self._next = dict(zip(self._names, [*self._names[1:], *self._names[:1]], strict=True))
+        self._order = [order(key_of(name)) for name in self._names]
         self._ttl = ttl
         self._made: dict[tuple[Name, frozenset[int]], dns.rrset.RRset] = {}
 
@@ -264,6 +265,10 @@ class Chain:
             nsec = NsecData(IN, NSEC, self._next[name], windows)  # type: ignore[no-untyped-call]
             made = self._made[name, held] = dns.rrset.from_rdata_list(name, self._ttl, [nsec])
         return made
+
+    def gap(self, key: bytes) -> int:
+        """Give a number that names of one gap of the chain share: whatever proves one of them absent proves the others."""
+        return bisect.bisect_left(self._order, order(key))
 
     def covering(self, name: Name) -> dns.rrset.RRset:
         """Give the NSEC that proves that a name of the zone has no records: its owner sorts before, its next name after it."""

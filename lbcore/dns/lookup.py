@@ -26,6 +26,7 @@ class Lookup:
     def __init__(self, version: Version) -> None:
         self.version = version
         self._made: dict[tuple[bytes, int, tuple[int, ...]], Forms] = {}
+        self._proofs: dict[tuple[bytes, int, Body | None], Body] = {}  # names that are made up fall into few gaps of the chain
         self._texts: dict[bytes, str] = {}
 
     def reply(self, asked: Query, source: bytes | None, suspect: bool) -> Reply:
@@ -53,9 +54,8 @@ class Lookup:
             labels = (self._text(found.zone.key), "", "", "", "nxdomain")
             return Reply(self._denial(asked, found), labels=labels, topic=(encloser.name, 0))
         reply = self._any(asked, node, source) if asked.rdtype == ANY else self._typed(asked, node, asked.rdtype, source)
-        part = self.version.answers.parts[node.zone]
-        if found.wildcard and asked.dnssec_ok and part.chain is not None:
-            reply.body = part.proven(asked.name, node.name, reply.body)
+        if found.wildcard and asked.dnssec_ok:
+            reply.body = self._proven(asked, node, reply.body)
         return reply
 
     def _referral(self, asked: Query, cut: Node) -> Reply:
@@ -65,9 +65,28 @@ class Lookup:
 
     def _denial(self, asked: Query, found: Found) -> Body:
         part = self.version.answers.parts[found.zone]
-        if asked.dnssec_ok and part.chain is not None:
-            return _body(part.denial(asked.name, found.encloser.name), asked)
-        return _body(self.version.answers.nxdomain[found.zone.key], asked)
+        if part.chain is None or not asked.dnssec_ok:
+            return _body(self.version.answers.nxdomain[found.zone.key], asked)
+        encloser = found.encloser.name
+        key = (encloser, part.chain.gap(asked.name), None)
+        if key not in self._proofs:
+            self._keep(key, _body(part.denial(asked.name, encloser), asked))
+        return self._proofs[key]
+
+    def _proven(self, asked: Query, wildcard: Node, body: Body) -> Body:
+        """Add the proof that the name itself does not exist."""
+        part = self.version.answers.parts[wildcard.zone]
+        if part.chain is None:
+            return body
+        key = (wildcard.name, part.chain.gap(asked.name), body)
+        if key not in self._proofs:
+            self._keep(key, part.proven(asked.name, wildcard.name, body))
+        return self._proofs[key]
+
+    def _keep(self, key: tuple[bytes, int, Body | None], proof: Body) -> None:
+        if len(self._proofs) >= _MAX_MADE:
+            self._proofs.clear()
+        self._proofs[key] = proof
 
     def _any(self, asked: Query, node: Node, source: bytes | None) -> Reply:
         """Give the first record set that there is for this client; the scope is that of all that were looked at."""
