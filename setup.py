@@ -2,6 +2,7 @@
 
 LBCORE_DEBUG=1                  bounds checks in, optimiser almost out, symbols
 LBCORE_SANITIZE=address|thread  the same under AddressSanitizer + UndefinedBehaviorSanitizer, or under ThreadSanitizer (gcc, clang)
+LBCORE_SANITIZE=fuzz            as address, and with what libFuzzer's coverage guidance needs (clang)
 Each mode has its own folder under build/, so that one never reuses another's objects.
 """
 
@@ -29,7 +30,11 @@ CHECKS = {"boundscheck": True, "initializedcheck": True}
 # The oracle in tests/ repeats every float operation in the written order: no contraction to fused multiply-add.
 RELEASE = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno"]  # -g0: a third less time to build, a quarter of the size
 DEBUG = ["-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG", "-ffp-contract=off", "-fno-math-errno"]
-SANITIZERS = {"address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], "thread": ["-fsanitize=thread"]}
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "fuzz": ["-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=undefined"],
+    "thread": ["-fsanitize=thread"],
+}
 QUIET = ["-Wno-unused-function"]  # Cython writes a converter for every struct, called or not
 MSVC = ["/O2", "/fp:precise"]
 
@@ -46,7 +51,7 @@ and run the same command again.
 
 
 def mode() -> str:
-    """Give the build mode that the environment asks for: release, debug, address or thread."""
+    """Give the build mode that the environment asks for: release, debug, address, fuzz or thread."""
     sanitizer = os.environ.get("LBCORE_SANITIZE", "")
     if sanitizer and sanitizer not in SANITIZERS:
         sys.exit(f"LBCORE_SANITIZE={sanitizer}: expected one of {', '.join(SANITIZERS)}")

@@ -5,7 +5,7 @@ for what is.
 Source: RFC 1035 (messages), RFC 4592 §3.3 (closest encloser), RFC 6891 (EDNS), RFC 7871 (ECS), RFC 7873 (cookies), RFC 8914 (EDE).
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from lbcore._address cimport ip
 from lbcore._table cimport load64, store64
@@ -28,10 +28,8 @@ cdef const uint8_t* FAIL_OPEN_EDE = <const uint8_t*>b"\0\x0f\0\x1c\0\0fail open:
 cdef const uint8_t* SUSPECT_EDE = <const uint8_t*>b"\0\x0f\0\x23\0\0vantage suspect: health is frozen"
 cdef const uint8_t* FOREIGN_EDE = <const uint8_t*>b"\0\x0f\0\2\0\x14"    # 20, "not authoritative"
 
-cdef body NOTHING                # of answers that are cut to their question
-NOTHING.authoritative = 1
 cdef body REFUSAL                # of names in no zone here
-REFUSAL.rcode = REFUSED
+REFUSAL.data, REFUSAL.rcode = <const uint8_t*>b"", REFUSED       # memcpy takes no NULL, not even for nothing
 cdef forms FOREIGN
 FOREIGN.plain, FOREIGN.plains, FOREIGN.series = &REFUSAL, 1, REFUSED_SERIES
 cdef zone NOWHERE
@@ -167,21 +165,21 @@ cdef void put_body(uint8_t* p, const body* b, uint32_t ttl, uint32_t pointer) no
 
 
 cdef int32_t write(uint8_t* out, const uint8_t* packet, const query* q, const reply* r) noexcept nogil:
-    """Put the answer together; SLOW when it would be too long."""
     cdef const body* b = r.body
-    cdef uint32_t opt = opt_size(q, r), start = HEADER + q.name_size + 4, size = start + b.size + opt
-    if size > q.limit:
-        return SLOW
+    cdef uint32_t opt = opt_size(q, r), start = HEADER + q.name_size + 4, data = 0 if r.truncated else b.size
     memcpy(out, packet, start)
+    memset(out + 6, 0, 6)
     out[2] = 0x80 | (packet[2] & 1) | b.authoritative << 2 | r.truncated << 1
     out[3] = b.rcode
-    put16(out + 6, b.answers)
-    put16(out + 8, b.authorities)
-    put16(out + 10, b.additionals + q.edns)
-    put_body(out + start, b, r.ttl, 0xC000 + HEADER + q.name_size - r.zone.origin_size)
+    if not r.truncated:
+        put16(out + 6, b.answers)
+        put16(out + 8, b.authorities)
+        put16(out + 10, b.additionals)
+        put_body(out + start, b, r.ttl, 0xC000 + HEADER + q.name_size - r.zone.origin_size)
     if opt:
-        put_opt(out + start + b.size, opt, q, r)
-    return <int32_t>size
+        put16(out + 10, big16(out + 10) + 1)
+        put_opt(out + start + data, opt, q, r)
+    return <int32_t>(start + data + opt)
 
 
 cdef inline void tally(uint64_t* counter) noexcept nogil:
@@ -204,9 +202,10 @@ cdef bint limited(const settings* w, context* c, const ip* source, reply* r) noe
     if verdict == DROP:
         tally(&c.counts[LIMITED_DROPPED])
         return True
-    if verdict == SLIP:
+    if verdict == SLIP:                      # it must not be worth a forger's while: no longer than its query, but for the cookie
         tally(&c.counts[LIMITED_SLIPPED])
-        r.truncated, r.body = True, &NOTHING
+        r.truncated, r.nsid_size = True, 0
+        r.fail_open = r.suspect = r.foreign = False
     return False
 
 
@@ -224,8 +223,8 @@ cdef int32_t respond(
     cdef query q
     cdef reply r
     cdef const forms* f
-    cdef int32_t written
     cdef uint32_t turn
+    cdef bint known
     cdef int verdict = read_query(&q, packet, size)
     if verdict == UNANSWERED:
         tally(&c.counts[UNANSWERABLE])
@@ -241,9 +240,10 @@ cdef int32_t respond(
         return SLOW
     r.suspect = r.steered and load64(&w.suspect)
     r.nsid, r.nsid_size = w.nsid, w.nsid_size if q.nsid else 0
-    if not shown(w, c, &q, source, &r) and w.rrl != NULL and limited(w, c, source, &r):
+    known = shown(w, c, &q, source, &r)
+    if HEADER + q.name_size + 4 + r.body.size + opt_size(&q, &r) > q.limit:
+        return SLOW                          # before it takes a token: the Responder asks the limiter as well
+    if not known and w.rrl != NULL and limited(w, c, source, &r):
         return DROPPED
-    written = write(out, packet, &q, &r)
-    if written > 0:
-        count(c, &q, &r, f)
-    return written
+    count(c, &q, &r, f)
+    return write(out, packet, &q, &r)
