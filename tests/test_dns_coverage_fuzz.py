@@ -18,7 +18,7 @@ from test_sanitizers import build, copy_of_tree
 
 FUZZ = Path(__file__).parent / "fuzz"
 SECONDS = 600 if os.environ.get("LBCORE_PROFILE") == "heavy" else 60
-SHARES = {"wire": 0.4}  # of the seconds
+SHARES = {"wire": 0.4, "both": 0.6}  # of the seconds
 
 pytestmark = pytest.mark.sanitizer
 

@@ -107,7 +107,7 @@ class Lookup:
             reply, region = self._steered(asked, node, entry, rdtype, source)
         text = dns.rdatatype.to_text(RdataType.make(rdtype)) if rdtype in node.types else "other"
         reply.labels = (self._text(node.zone.key), self._text(node.name), text, region, result_of(reply.body))
-        reply.topic = (node.name, rdtype)
+        reply.topic = (node.name, rdtype if rdtype in node.types else 0)  # types are the client's to choose, and all denied alike
         return reply
 
     def _steered(self, asked: Query, node: Node, entry: Entry, rdtype: int, source: bytes | None) -> tuple[Reply, str]:

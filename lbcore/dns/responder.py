@@ -227,8 +227,8 @@ class Responder:
         if verdict == _SEND:
             return False
         self.counters["limited"] += 1
-        if verdict == _SLIP:
-            reply.truncated = True
+        if verdict == _SLIP:  # it must not be worth a forger's while: no longer than its query, but for the cookie
+            reply.truncated, reply.nsid, reply.errors = True, b"", ()
         return verdict == _DROP
 
     def _count(self, asked: Query, reply: Reply) -> None:

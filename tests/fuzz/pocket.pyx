@@ -29,7 +29,7 @@ cdef class Pocket:
     def answer(self, bytes packet not None, bytes client not None, uint64_t now_s, uint64_t now_ms, bint limited=True):
         """Give the answer, b"" for a packet that is dropped, None for one that is the Responder's.
 
-        limited: whether the rate limit of `wire` counts
+        client: 4 or 16 bytes. limited: whether the rate limit of `wire` counts
         What lay in the buffers before must not be seen: unlimited, the packet is answered twice, over zeros and over ones.
         """
         found = self.once(packet, client, now_s, now_ms, 0, limited)

@@ -10,12 +10,13 @@ from fuzz import worlds
 
 from lbcore.dns._cookies import Cookies
 
+LABELS = (
+    "api", "aPi", "any", "twin", "x.steer", "off", "none", "first", "drawn", "several", "geo", "nets", "nested", "few", "www", "web", "out",
+    "mail", "long", "huge", "b.c", "a.wild", "sub", "a.sub", "ns", "nope",
+)  # fmt: skip
 NAMES = (
-    "api.example.com", "aPi.eXample.COM", "any.example.com", "example.com", "x.steer.example.com", "off.example.com", "few.example.com",
-    "none.example.com", "www.example.com", "web.example.com", "out.example.com", "mail.example.com", "long.example.com", "huge.example.com",
-    "b.c.example.com", "a.wild.example.com", "sub.example.com", "a.sub.example.com", "ns.example.com", "nope.example.com",
-    "twin.example.com", "api.eu.example.com", "example.net", "", "version.bind", "example.org", "api.example.org", "nope.example.org",
-    "a.wild.example.org", "x.steer.example.org", "huge.example.org",
+    *(f"{label}.example.com" for label in LABELS), *(f"{label}.example.org" for label in LABELS[::3]),
+    "example.com", "eXample.ORG", "api.eu.example.com", "eu.example.com", "example.net", "", "version.bind",
 )  # fmt: skip
 TYPES = (1, 2, 5, 6, 15, 16, 28, 33, 41, 43, 46, 47, 48, 64, 65, 128, 249, 250, 251, 252, 255, 256, 65280, 0)
 
@@ -56,10 +57,10 @@ def cookie(client: int) -> bytes:
 
 DO = 0x8000
 OPTIONS = (
-    subnet(1, 24, bytes((81, 2, 2))), subnet(1, 0, b""), subnet(2, 56, bytes.fromhex("20010200000300")), subnet(1, 32, bytes((81, 2, 3, 1))),
-    subnet(2, 128, bytes(16)), subnet(1, 23, bytes((81, 2, 1))), subnet(1, 24, b"\1"), subnet(3, 8, b"\1"), subnet(1, 33, bytes(5)),
-    subnet(1, 8, b"\x51", 8), subnet(0, 0, b""), subnet(2, 96, bytes(10) + b"\xff\xff"), option(8), option(8, b"\0\1"),
-    option(10, bytes(8)), option(10, bytes(7)), option(10, bytes(24)), option(10, bytes(40)), option(10, bytes(41)), option(3), option(3, b"x"),
+    subnet(1, 24, bytes((81, 2, 2))), subnet(1, 0, b""), subnet(2, 56, bytes.fromhex("20010200000300")),
+    subnet(1, 32, bytes((81, 2, 3, 1))), subnet(2, 128, bytes(16)), subnet(1, 23, bytes((81, 2, 1))), subnet(1, 24, b"\1"),
+    subnet(3, 8, b"\1"), subnet(1, 33, bytes(5)), subnet(1, 8, b"\x51", 8), subnet(0, 0, b""), subnet(2, 96, bytes(10) + b"\xff\xff"),
+    option(8), option(8, b"\0\1"), *(option(10, bytes(size)) for size in (7, 8, 9, 16, 24, 40, 41)), option(3), option(3, b"x"),
     option(12, bytes(60)), option(11), option(15, b"\0\0"), option(65001, b"?"),
 )  # fmt: skip
 
@@ -121,7 +122,7 @@ def inputs(plain: bool = False) -> Iterator[bytes]:
         yield from (worlds.encode(query(name(text), 1, opt())) for text in NAMES[:8])
         return
     for number, packet in enumerate(packets()):
-        yield worlds.encode(packet, number % len(worlds.WORLDS), number % len(worlds.CLIENTS))
+        yield worlds.encode(packet, number % len(worlds.WORLDS), number % len(worlds.CLIENTS), tcp=number % 4 == 0)
     for client in range(len(worlds.CLIENTS)):
         for world in range(len(worlds.WORLDS)):
             yield worlds.encode(query(name("api.example.com"), 28, opt(cookie(client), OPTIONS[0])), world, client)

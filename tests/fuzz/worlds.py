@@ -11,18 +11,17 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lbcore import Balancer, PrefixMap, Region
+from lbcore.dns import Responder
 from lbcore.dns._cookies import Cookies
 from lbcore.dns._rrl import RateLimiter
 from lbcore.dns._wire import Wire
 from lbcore.dns.dnssec import Signer
 from lbcore.dns.keys import Key, Timing
-from lbcore.dns.place import place_of
-from lbcore.dns.prepare import build
 from lbcore.dns.profile import Endpoint, Profile
-from lbcore.dns.route import compile_routes
 from lbcore.dns.zone import Zone
 
 NOW = 1_800_000_000  # the wall clock stands still: cookies among the seeds stay valid
+FAILING = b"\3geo"  # the names whose profile says SERVFAIL when nothing is up
 SECRET = bytes(range(16))
 NSID = b"fuzzed"
 REGIONS = (
@@ -41,6 +40,10 @@ CLIENTS = tuple(
         "0.0.0.0", "255.255.255.255", "::", "::ffff:81.2.1.77", "127.0.0.1", "8.8.8.8", "ff02::1",
     )
 )  # fmt: skip
+GEOGRAPHY = PrefixMap.from_ranges(
+    [0, 0x51020000, 0x51030000], [0, 1, 0], [0, 0x20010200 << 32, 0x20010201 << 32], [0, 2, 0], ["", "GB", "JP"], [0.0] * 3, [0.0] * 3
+)
+MAPPED = bytes(10) + b"\xff\xff"
 DEEP = ".".join(["d" * 63, "e" * 63, "f" * 61])  # with ".deep.example.com." 210 octets: labels below it reach 255
 RECORDS = f"""
 www 300 IN A 192.0.2.80
@@ -71,10 +74,11 @@ class Case(NamedTuple):
 def decode(data: bytes) -> Case:
     """Read an input; every byte string is one."""
     world, client, transport = data[:3].ljust(3, b"\0")
-    if client < 64:
-        return Case(world % len(WORLDS), CLIENTS[client % len(CLIENTS)], transport & 1 == 1, data[3:])
-    size = 4 if client & 1 else 16
-    return Case(world % len(WORLDS), data[3 : 3 + size].ljust(size, b"\0"), transport & 1 == 1, data[3 + size :])
+    size = 0 if client < 64 else 4 if client & 1 else 16
+    address = data[3 : 3 + size].ljust(size, b"\0") if size else CLIENTS[client % len(CLIENTS)]
+    if address.startswith(MAPPED) and len(address) == 16:
+        address = address[12:]  # as the threads of a Wire have it
+    return Case(world % len(WORLDS), address, transport & 1 == 1, data[3 + size :])
 
 
 def encode(packet: bytes, world: int = 0, client: int = 0, *, tcp: bool = False) -> bytes:
@@ -84,16 +88,27 @@ def encode(packet: bytes, world: int = 0, client: int = 0, *, tcp: bool = False)
 
 def profiles() -> dict[str, Profile]:
     """Give the steered names, by method and policy."""
-    three = tuple(Endpoint(name) for name in ("four", "dual", "six"))
-    return {
-        "api": Profile("api", "example.com", ttl=30),
-        "any": Profile("any", "example.com", family="any"),
-        "@": Profile("@", "example.com", ttl=60),
-        "*.steer": Profile("steer", "example.com", ttl=5),
-        "off": Profile("off", "example.com", enabled=False),
-        "few": Profile("few", "example.com", ttl=0, endpoints=three, fail_open="nodata"),
-        "none": Profile("none", "example.com", endpoints=(Endpoint("mute"),)),
+    three = tuple(Endpoint(name, weight=weight) for weight, name in enumerate(("four", "dual", "six"), 1))
+    inner = Profile("inner", method="weighted", endpoints=three)
+    nested = (Endpoint(profile=inner, min_children=2), Endpoint("alias"))
+    places = (Endpoint("four", geo=("GEO-EU",)), Endpoint("six", geo=("JP",)), Endpoint("crowd", geo=("WORLD",)))
+    subnets = (Endpoint("four", subnets=("81.2.0.0/16",)), Endpoint("six", subnets=("2001:200::/32", "8.8.8.0-8.8.9.255")))
+    found = {
+        "api": Profile(ttl=30, ttl_min=5),
+        "any": Profile(family="any"),
+        "@": Profile(ttl=60),
+        "*.steer": Profile(ttl=5),
+        "off": Profile(enabled=False),
+        "none": Profile(endpoints=(Endpoint("mute"),)),
+        "first": Profile(method="priority", endpoints=three, fail_open="serve_backup", backup=("crowd",)),
+        "drawn": Profile(method="weighted", endpoints=three, fail_open="serve_last_good"),
+        "several": Profile(method="multivalue", endpoints=three, max_return=3),
+        "geo": Profile(method="geographic", endpoints=places, fail_open="servfail", geography=GEOGRAPHY),
+        "nets": Profile(method="subnet", endpoints=subnets, fail_open="refuse"),
+        "nested": Profile(method="priority", endpoints=nested),
+        "few": Profile(ttl=0, endpoints=three, fail_open="nodata"),
     }
+    return found
 
 
 def zones() -> list[Zone]:
@@ -101,14 +116,23 @@ def zones() -> list[Zone]:
     signer = Signer("example.org", [Key.generate("example.org", timing=Timing(activate=NOW - 9))], clock=lambda: NOW)
     return [
         Zone("example.com", profiles(), records=RECORDS, aliases={"twin": "api"}),
-        Zone("eu.example.com", {"api": Profile("api", "eu.example.com", ttl=7)}),
+        Zone("eu.example.com", {"api": Profile(ttl=7)}),
         Zone("example.org", profiles(), records=RECORDS, keys=signer),
     ]
 
 
+class Suspecting(Responder):
+    """A Responder whose vantage is suspect."""
+
+    suspect = True  # type: ignore[assignment]
+
+
 @dataclass
 class World:
-    """One server. shake: what its Balancer goes through before the first query."""
+    """One server on both paths, which share nothing but what is prepared. shake: what its Balancer goes through before the first query.
+
+    now_ms: the time by which both limit rates
+    """
 
     name: str
     shake: Callable[[Balancer], object] = lambda lb: None
@@ -117,22 +141,34 @@ class World:
     nsid: bytes = NSID
     rate: int = 0
     slip: int = 2
+    now_ms: int = 1_000_000
     wire: Wire = field(init=False)
-    lb: Balancer = field(init=False)
+    responder: Responder = field(init=False)
+    unlimited: Responder = field(init=False)
 
     def __post_init__(self) -> None:
-        self.lb = Balancer(REGIONS, PrefixMap.from_prefixes(NETWORKS), clock=lambda: 1000.0)
+        lb = Balancer(REGIONS, PrefixMap.from_prefixes(NETWORKS), clock=lambda: 1000.0)
         for group in range(1, len(REGIONS) + 1):
             for slot in range(len(REGIONS)):
-                self.lb.table.seed(group, slot, 10.0 if slot + 1 == group else 100.0, 1.0)
-        self.lb.tick()
-        self.shake(self.lb)
-        limiter = RateLimiter(self.rate, self.slip, ()) if self.rate else None
-        self.wire = Wire(cookies=Cookies(SECRET) if self.cookies else None, rrl=limiter, nsid=self.nsid)
-        answers = build(ZONES, self.lb.objects)
-        families = lambda region, direct: place_of(region).families(direct)
-        self.wire.publish(answers, compile_routes(answers.roots, self.lb, families=families))
+                lb.table.seed(group, slot, 10.0 if slot + 1 == group else 100.0, 1.0)
+        lb.tick()
+        self.shake(lb)
+        cookies = Cookies(SECRET) if self.cookies else None
+        self.wire = Wire(cookies=cookies, rrl=self._limiter(), nsid=self.nsid)
         self.wire.suspect(self.suspect)
+        self.unlimited, self.responder = (
+            (Suspecting if self.suspect else Responder)(
+                lb, ZONES, nsid=self.nsid, version="1.0", cookies=cookies, rrl=limiter, clock=lambda: NOW, monotonic=self._monotonic
+            )
+            for limiter in (None, self._limiter())
+        )  # fmt: skip
+        self.unlimited.on_prepared(lambda answers, program: self.wire.publish(self.unlimited.answers, program))
+
+    def _limiter(self) -> RateLimiter | None:
+        return RateLimiter(self.rate, self.slip, ()) if self.rate else None
+
+    def _monotonic(self) -> float:
+        return self.now_ms / 1000
 
 
 def down(*names: str) -> Callable[[Balancer], None]:
