@@ -208,6 +208,14 @@ async def test_metrics_that_cannot_be_shown_do_not_keep_dns_from_serving(start: 
         await current.says("no metrics at")
 
 
+async def test_a_successor_that_cannot_start_changes_nothing(start: Start) -> None:
+    current = await start()
+    (current.output.parent / "lbcore.toml").write_text("colour = 1\n")
+    current.child.send_signal(signal.SIGUSR2)
+    await current.says("ended with exit code 2; this one goes on")
+    assert await asked_name(current.address)
+
+
 # ===== the compiled loop, and what it hands over
 
 

@@ -266,6 +266,22 @@ async def test_a_lack_of_descriptors_neither_spins_nor_ends_it(responder: Respon
                 assert len(await loop.sock_recv(client, 2)) == 2  # accepted when there is room again
 
 
+async def test_the_limit_of_open_files_bounds_connections(responder: Responder) -> None:
+    """Whoever comes then pushes out who has waited longest, as at the cap, instead of being kept out."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+    try:
+        async with Server(responder, port=0) as server:
+            streams = [await asyncio.open_connection(*server.address) for _ in range(60)]
+            streams[-1][1].write(framed(1))
+            assert (await receive(streams[-1][0])).id == 1
+            assert (server.connections, server.counters["tcp_evicted"]) == (44, 16)
+            for _, writer in streams:
+                writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 async def test_one_client_with_many_queries_does_not_keep_others_waiting(responder: Responder) -> None:
     async with Server(responder, port=0) as server:
         greedy, polite = [await asyncio.open_connection(*server.address) for _ in range(2)]

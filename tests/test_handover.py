@@ -53,7 +53,7 @@ class Running:
         return Offer(self.server.sockets, None, self.state, {"four": "refused"})
 
     async def finish(self) -> None:
-        self.server.handed_over = self.finished = True
+        self.server.shared = self.finished = True
         await self.server.stop_reading()
 
 
@@ -67,7 +67,7 @@ async def running(tmp_path: Path, clock: Clock) -> AsyncIterator[Running]:
 
 async def asked(server: Server | tuple[str, int]) -> bool:
     host, port = server.address if isinstance(server, Server) else server
-    for ask in (dns.asyncquery.udp, dns.asyncquery.tcp):
+    for ask in (*[dns.asyncquery.udp] * 16, dns.asyncquery.tcp):  # from many ports: every UDP socket has its turn
         response = await ask(dns.message.make_query(OWNER, "A"), host, port=port, timeout=WAIT)
         assert response.rcode() == dns.rcode.NOERROR
     return True
@@ -95,13 +95,17 @@ async def test_the_new_one_goes_on_with_the_same_sockets(running: Running, tmp_p
         assert running.finished
         before = server.fast()["queries"], server.counters["tcp"]
         assert await asked(address)
-        assert (server.fast()["queries"], server.counters["tcp"]) == (before[0] + 1, before[1] + 1)
+        assert (server.fast()["queries"], server.counters["tcp"]) == (before[0] + 16, before[1] + 1)
 
 
-async def test_a_new_process_that_dies_half_way_changes_nothing(running: Running, tmp_path: Path) -> None:
+@pytest.mark.parametrize("serving", [False, True])
+async def test_a_new_process_that_dies_half_way_changes_nothing(running: Running, tmp_path: Path, clock: Clock, serving: bool) -> None:
     for _ in range(3):
         predecessor = await take_over(tmp_path / "dns.sock")
         assert predecessor is not None
+        if serving:  # with fewer sockets, and then something else goes wrong
+            async with Server(Responder(balancer(clock), PROFILE), *running.server.address, inherited=predecessor.offer.dns):
+                pass
         predecessor.close()
         while running.control.busy:
             await asyncio.sleep(0.001)
@@ -113,7 +117,7 @@ async def test_an_old_process_that_dies_half_way_ends_nothing(running: Running, 
     address = running.server.address
     predecessor = await take_over(tmp_path / "dns.sock")
     assert predecessor is not None
-    running.server.handed_over = True
+    running.server.shared = True
     await running.server.stop_reading()
     await running.control.__aexit__(None, None, None)
     async with Server(Responder(balancer(clock), PROFILE), *address, inherited=predecessor.offer.dns) as server:
@@ -205,7 +209,7 @@ async def test_fewer_or_more_threads_lose_nothing(clock: Clock, before: int, aft
             copies = [each.dup() for each in old.sockets]
             async with Server(Responder(balancer(clock), PROFILE), *address, threads=after, inherited=copies) as new:
                 await load.more(200)
-                old.handed_over = True
+                old.shared = True
                 await old.stop_reading()
                 await load.more(200)
                 new.release()
@@ -220,7 +224,7 @@ async def test_other_addresses_are_bound_or_closed(clock: Clock) -> None:
         copies = [each.dup() for each in old.sockets]
         wanted = [second, ("127.0.0.3", 0)]
         async with Server(Responder(balancer(clock), PROFILE), listen=wanted, inherited=copies) as new:
-            old.handed_over = True
+            old.shared = True
             await old.stop_reading()
             assert await asked(first)  # until it is known that the other is gone
             new.release()

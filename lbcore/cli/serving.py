@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -38,6 +39,7 @@ __all__ = ["Serving", "notify"]
 
 logger = logging.getLogger(__name__)
 
+MOST_FILES = 1 << 16
 GRACE = 5.0  # seconds that TCP clients get when this process ends
 MOST_REPORTS = 20  # until a detector believes what the last process knew
 ONLY_AT_START = (  # of [dns]
@@ -80,6 +82,7 @@ class Serving:
     async def run(self, taking_over: bool = False) -> None:
         """Serve; OSError when an address cannot be bound, HandoverError when the running process does not hand over."""
         self._end = asyncio.Event()
+        _raise_limit()
         if self._prober:
             await self._prober.first_round()
         predecessor = await self._find_predecessor(taking_over)
@@ -94,7 +97,7 @@ class Serving:
                 notify("STOPPING=1")
                 if self._broken:
                     raise self._broken
-                self._server.handed_over |= self._control is not None and self._control.busy
+                self._server.shared |= self._control is not None and self._control.busy
         finally:
             if predecessor:
                 predecessor.close()
@@ -232,7 +235,7 @@ class Serving:
         return Offer(self._server.sockets, self._page.socket if self._page else None, state, down, secrets)
 
     async def _finish(self) -> None:
-        self._server.handed_over = True
+        self._server.shared = True
         await self._server.stop_reading()
         self._end.set()
 
@@ -307,6 +310,13 @@ class Serving:
         late += [f"latency.{key}" for key in estimating if getattr(before.latency, key) != getattr(after.latency, key)]
         if late:
             logger.warning("reload: %s: in effect from the next start, say by SIGUSR2", ", ".join(late))
+
+
+def _raise_limit() -> None:
+    """Allow as many open files as this process may, within reason: one for each TCP connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES), most))
 
 
 async def _watch(successor: subprocess.Popen[bytes]) -> None:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lbcore.dns.loops import Loops, Wire, compiled
-from lbcore.dns.sockets import BACKLOG, Address, Endpoint, adopt, retire
+from lbcore.dns.sockets import BACKLOG, Address, Endpoint, adopt, retire, room_for
 from lbcore.dns.stream import Stream, Streams
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.1
 AT_ONCE = 64  # datagrams that are answered before it is others' turn
+MOST_LEFT = 1 << 16  # datagrams that are answered when a socket is given up; a receive buffer holds fewer
 MakeWire = Callable[["Responder", int], Wire | None]
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)  # seconds, of the histogram `slow`
 
@@ -43,7 +44,7 @@ class Server:
     listen: several addresses, in place of host and port
     threads: UDP sockets for each address, and with the compiled loop as many threads
     idle: seconds a TCP client has for each whole query, and for taking each answer; so slow senders and readers end alike
-    connections: TCP connections at once; one more closes the one that has been waiting longest
+    connections: TCP connections at once, fewer where fewer open files are allowed; one more closes the one that has waited longest
     grace: seconds for TCP queries under way when the block ends
     inherited: sockets of the process that this one takes over from; what it did not have is bound
     wire: makes the compiled loop, from the Responder and how many answers to log; None = the event loop answers everything
@@ -67,7 +68,7 @@ class Server:
         self._listen, self._threads, self._inherited = [*listen] or [(host, port)], threads, [*inherited]
         self._idle, self._most = idle, connections
         self._wire, self._log = wire, log
-        self.handed_over = False  # another process reads the sockets now
+        self.shared = bool(self._inherited)  # another process reads the sockets, too: they must stay as they are
         self._spare: list[socket.socket] = []  # inherited, and needed only until the other process is gone
         self._accepting: dict[socket.socket, asyncio.Server] = {}
         self._ticker: asyncio.Task[None] | None = None
@@ -100,8 +101,16 @@ class Server:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._streams = Streams(self._reply_tcp, self.counters, idle=self._idle, most=self._most)
+        self._streams = Streams(self._reply_tcp, self.counters, idle=self._idle, most=room_for(self._most))
         self.endpoints, self._spare = adopt(self._listen, self._threads, self._inherited)
+        try:
+            await self._begin()
+        except BaseException:
+            await self.stop_reading()
+            raise
+        return self
+
+    async def _begin(self) -> None:
         served = [each for endpoint in self.endpoints for each in endpoint.udp]
         wire = self._wire and self._wire(self.responder, self._log.sample if self._log else 0)
         if wire is None:
@@ -113,7 +122,6 @@ class Server:
         self._read([each for each in self._spare if each.type == socket.SOCK_DGRAM])
         await self._accept([each for each in self._spare if each.type == socket.SOCK_STREAM])
         self._ticker = asyncio.create_task(self._tick())
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop_reading()
@@ -131,16 +139,16 @@ class Server:
         for endpoint in self.endpoints:
             for each in endpoint.udp:
                 self._loop.remove_reader(each)
-                if not self.handed_over:
-                    self._empty(each)
+                self._empty(each)
             endpoint.close()
-        self.release()
+        self._close_spare()
 
     def release(self) -> None:
-        """Close inherited sockets that this server does not need, after answering what waits in them.
+        """Say that the process that this server took over from reads no more: inherited sockets that are not needed are closed."""
+        self.shared = False
+        self._close_spare()
 
-        For when the process that it took over from has stopped reading them.
-        """
+    def _close_spare(self) -> None:
         for each in self._spare:
             if each.type == socket.SOCK_DGRAM:
                 self._loop.remove_reader(each)
@@ -151,9 +159,13 @@ class Server:
         self._spare = []
 
     def _empty(self, udp: socket.socket) -> None:
+        """Answer what waits in a socket that nobody reads from here on."""
+        if self.shared:
+            return
         retire(udp)
-        while self._read_some(udp):
-            pass
+        for _ in range(MOST_LEFT // AT_ONCE):
+            if not self._read_some(udp):
+                break
 
     def _read(self, sockets: Iterable[socket.socket]) -> None:
         for each in sockets:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import resource
 import socket
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Address", "Endpoint", "adopt", "open_endpoint", "retire"]
+__all__ = ["Address", "Endpoint", "adopt", "open_endpoint", "retire", "room_for"]
 
 Address = tuple[str, int]
 
 BACKLOG = 1024
+RESERVED = 256  # open files for everything that is no TCP connection
 RECEIVE_BUFFER = 4 << 20  # bytes; the kernel's limit holds where it is lower
 # Not in the socket module. Never fragment, never ask for the path's MTU: answers are short, and forged messages about it change
 # nothing (RFC 9715 §3). The compiled loop sets the same.
@@ -143,10 +145,17 @@ def _from_pool(
     return made
 
 
+def room_for(connections: int) -> int:
+    """Give how many connections the limit of open files leaves room for, at most those wanted: beyond it, accepting would fail."""
+    return min(connections, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED))
+
+
 def retire(udp: socket.socket) -> None:
     """Let the kernel bring nothing new to a UDP socket, so that it can be read empty and closed.
 
-    Connected, to itself, it is no longer among those that the kernel spreads clients over (Linux, net/core/sock_reuseport.c).
+    Connected, to itself, it is no longer among those that the kernel spreads clients over (Linux, net/core/sock_reuseport.c). Does
+    nothing elsewhere. Sockets that another process reads as well must not be retired: it is the kernel's socket that changes.
     """
-    with contextlib.suppress(OSError):
-        udp.connect(udp.getsockname())
+    if _LINUX:
+        with contextlib.suppress(OSError):
+            udp.connect(udp.getsockname())
