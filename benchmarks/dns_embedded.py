@@ -24,9 +24,6 @@ from dns_world import FLAPPING, SAMPLE_NOISE, ZONE, regions, subnets
 import lbcore
 from lbcore.detect import Consecutive, Guard
 from lbcore.dns import Profile, Responder
-from lbcore.dns._wire import Wire
-from lbcore.dns.answers import Answers
-from lbcore.dns.route import Program
 from lbcore.dns.server import Server
 from lbcore.dns.zone import Zone
 
@@ -95,14 +92,6 @@ class Churn:
         self._lb.report(FLAPPING, True, source="probe")
 
 
-def publish(wire: Wire, answers: Answers | None, program: Program) -> None:
-    """Let the compiled loop go on with what was prepared."""
-    if answers is None:
-        wire.steer(program)
-    else:
-        wire.publish(answers, program)
-
-
 async def obey(churn: Churn) -> None:
     """Do what stdin says until it ends."""
     lines = asyncio.StreamReader()
@@ -120,9 +109,8 @@ async def main() -> None:
     detector = Guard(Consecutive(tolerated=0, rise=1), hold_down=None)  # with one, a region that flaps would soon be kept down
     lb = lbcore.Balancer(regions(always=False), sys.argv[1], detector)
     zone = Zone(ZONE, {"www": Profile("www", ZONE)})
-    responder, wire = Responder(lb, zone), Wire()
-    responder.on_prepared(lambda answers, program: publish(wire, answers, program))
-    async with Server(responder, "127.0.0.1", int(sys.argv[2]), wire=wire):
+    responder = Responder(lb, zone)
+    async with Server(responder, "127.0.0.1", int(sys.argv[2])):
         churn = Churn(lb, responder, zone)
         serving = [thread.native_id for thread in threading.enumerate() if thread.name.startswith("lbcore-dns-")]
         print(json.dumps({"threads": serving}), flush=True)

@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 PACKAGES = ("gdnsd", "knot", "knot-module-geoip", "pdns-server", "pdns-backend-geoip", "nsd", "dnsperf")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+METRICS = 10_000  # lbcore's metrics are at its port and so many
 PATIENCE = 60.0  # seconds that a server has until its first answer
 
 
@@ -69,6 +70,7 @@ def _lbcore(setting: Setting) -> list[str]:
         table = "service.primary" if at == 0 else "[service.regions]"
         text += f'\n[{table}]\n{place}addresses = ["{address(at)}"]\nalways_serve = true\n'
     text += f'\n[latency]\ndatabase = "{setting.database}"\n\n[dns]\nlisten = "127.0.0.1:{setting.port}"\n'
+    text += f'metrics = "127.0.0.1:{setting.port + METRICS}"\n'
     return [sys.executable, "-m", "lbcore", "dns", "serve", "--config", setting.write("lbcore.toml", text)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import time
@@ -10,20 +11,24 @@ from pathlib import Path
 
 import numpy as np
 from dns_load import Load, dnsperf_input
-from dns_servers import PATH, PEERS, Server, Setting, start
+from dns_servers import METRICS, PATH, PEERS, Server, Setting, start
 from dns_world import subnets
 from rich.console import Console
 from rich.table import Table
 
 WARM_UP = 0.1  # of the time, at least 5 s
 GROWTH_MB = 1.0  # between the first and the last tenth after it
-METRICS = 9190
 
 
-def counted() -> dict[str, float]:
-    """Give the server's counters, summed over their labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{METRICS}/metrics", timeout=10) as page:
-        text = page.read().decode()
+def counted(port: int) -> dict[str, float]:
+    """Give the server's counters, summed over their labels; they are shown a moment after the first answer."""
+    for _ in range(50):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port + METRICS}/metrics", timeout=10) as page:
+            text = page.read().decode()
+            break
+        time.sleep(0.1)
+    else:
+        raise SystemExit("lbcore shows no metrics")
     found: dict[str, float] = {}
     for name, value in re.findall(r"^(lbcore_dns_\w+_total)(?:{.*})? (\S+)$", text, re.MULTILINE):
         found[name] = found.get(name, 0.0) + float(value)
@@ -60,11 +65,11 @@ def soak(database: Path, folder: Path, port: int, seconds: float, cores: tuple[i
     server = start(PEERS[0], Setting(folder / "lbcore", port, database), cores[0])
     command = f"taskset -c {cores[1]} dnsperf -B -d {stream} -s 127.0.0.1 -p {port} -l {seconds:g} -c 1 -T 1 -q 128"
     try:
-        before, spent = counted(), server.seconds()
+        before, spent = counted(port), server.seconds()
         asking = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True, env={"PATH": PATH})
         memory = watch(server, asking)
         found = statistics(asking.communicate()[0])
-        after, spent = counted(), server.seconds() - spent
+        after, spent = counted(port), server.seconds() - spent
     finally:
         server.stop()
     report(memory, found, {key: count - before.get(key, 0.0) for key, count in after.items()}, spent, console)
