@@ -60,7 +60,7 @@ class Lookup:
 
     def _referral(self, asked: Query, cut: Node) -> Reply:
         assert cut.other is not None and cut.other.fixed is not None
-        labels = (self._text(cut.zone.key), self._text(cut.name), "other", "", "referral")
+        labels = (self._text(cut.zone.key), "", "other", "", "referral")
         return Reply(_body(cut.other.fixed, asked), labels=labels, topic=(cut.name, 0))
 
     def _denial(self, asked: Query, found: Found) -> Body:
@@ -106,7 +106,9 @@ class Lookup:
         else:
             reply, region = self._steered(asked, node, entry, rdtype, source)
         text = dns.rdatatype.to_text(RdataType.make(rdtype)) if rdtype in node.types else "other"
-        reply.labels = (self._text(node.zone.key), self._text(node.name), text, region, result_of(reply.body))
+        # Static names are counted by their zone: a label for each would be without bounds.
+        name = self._text(node.name) if node.profile is not None else ""
+        reply.labels = (self._text(node.zone.key), name, text, region, result_of(reply.body))
         reply.topic = (node.name, rdtype if rdtype in node.types else 0)  # types are the client's to choose, and all denied alike
         return reply
 
