@@ -160,7 +160,8 @@ def load(zone: str | Name, directory: str | Path) -> list[Key]:
         except ConfigError as error:
             wrong += error.violations
     if not paths:
-        wrong.append(Violation("dns.keys", str(directory), f"a key of {name}, as `lbcore dns keygen {name}` makes it"))
+        made = f"lbcore dns keygen {name} --directory {directory}"
+        wrong.append(Violation("dns.keys", str(directory), f"a folder with a key of {name}, as `{made}` makes it"))
     if wrong:
         raise ConfigError(wrong)
     return keys
