@@ -203,7 +203,7 @@ def test_a_response_is_never_answered(responder: Responder) -> None:
 
 
 def wire(name: str = OWNER, *, header: bytes = b"", end: bytes = b"", counts: tuple[int, ...] = (1, 0, 0, 0), copies: int = 1) -> bytes:
-    question = dns.name.from_text(name).to_wire() + b"\0\x01\0\x01"
+    question = (dns.name.from_text(name).to_wire() or b"") + b"\0\x01\0\x01"
     return (header or b"\x12\x34\0\0" + struct.pack("!HHHH", *counts)) + question * copies + end
 
 
@@ -282,7 +282,9 @@ def test_an_answer_that_does_not_fit_is_left_out_whole(clock: Clock, payload: in
     for count, fits in ((room, True), (room + 1, False)):
         region = Region("many", 0, 0, addresses=MANY.addresses[:count])
         responder = Responder(balancer(clock, (region,)), PROFILE)
-        query = dns.message.make_query(OWNER, "A", **({} if payload is None else {"use_edns": 0, "payload": payload}))
+        query = dns.message.make_query(OWNER, "A")
+        if payload is not None:
+            query.use_edns(0, payload=payload)
         answer = responder.answer(query.to_wire(), None)
         assert answer is not None and len(answer) <= limit
         response = dns.message.from_wire(answer)
@@ -320,7 +322,7 @@ def test_scope_is_the_shortest_prefix_of_one_group(clock: Clock) -> None:
     responder = Responder(lb, PROFILE)
     for network in ("81.2.1.77/32", "81.2.1.0/24", "81.2.0.0/16", "9.9.9.0/24", "2001:470::/32"):
         assert scope_of(ask(responder, OWNER, "A", **subnet(network))) == lb.match(network.split("/")[0])[1]
-    assert scope_of(ask(responder, OWNER, "A", **subnet("81.2.0.0/16"))) > 16  # says: send more bits
+    assert (scope_of(ask(responder, OWNER, "A", **subnet("81.2.0.0/16"))) or 0) > 16  # says: send more bits
 
 
 def test_a_denial_is_as_tailored_as_an_answer(responder: Responder) -> None:
@@ -380,7 +382,7 @@ def test_a_malformed_subnet_is_told_so(responder: Responder, data: bytes) -> Non
 
 
 def test_unknown_options_are_passed_over(responder: Responder) -> None:
-    options = [dns.edns.GenericOption(65001, b"x" * 20), dns.edns.ECSOption("81.2.2.0", 24), dns.edns.GenericOption(10, b"12345678")]
+    options = [dns.edns.GenericOption("65001", b"x" * 20), dns.edns.ECSOption("81.2.2.0", 24), dns.edns.GenericOption("10", b"12345678")]
     response = ask(responder, OWNER, "A", use_edns=0, options=options)
     assert (answers(response, "A"), len(response.options)) == (["192.0.2.4"], 1)
 

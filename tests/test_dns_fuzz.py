@@ -4,47 +4,77 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import Any
 
 import dns.message
+import dns.name
 import dns.rcode
 import pytest
 from conftest import Clock
+from dns.dnssectypes import Algorithm
+from dns.edns import GenericOption, OptionType
 from hypothesis import given
 from hypothesis import strategies as st
 from resolving import OWNER, PROFILE, balancer, subnet
 
-from lbcore.dns import Responder
+from lbcore.dns import Responder, Zone
+from lbcore.dns._cookies import Cookies
+from lbcore.dns._wire import Wire
+from lbcore.dns.dnssec import Signer
+from lbcore.dns.keys import Key, Timing
 
-RESPONDER = Responder(balancer(Clock()), PROFILE)
-OUTCOMES = ("dropped", "noerror", "nodata", "nxdomain", "refused", "formerr", "notimp", "badvers", "notauth", "servfail")
-CODES = {"NOERROR", "NXDOMAIN", "REFUSED", "FORMERR", "NOTIMP", "BADVERS", "NOTAUTH"}
+CLIENT = "81.2.2.1"
+CLOCK = Clock(1_790_000_000.0)
+KEY = Key.generate(dns.name.from_text("example.com."), algorithm=Algorithm.ED25519, zsk=False, timing=Timing(activate=CLOCK()))
+RECORDS = '*.txt TXT "any"\nsub NS ns.sub\nns.sub A 192.0.2.54\nwww CNAME api.eu\n'
+ZONE = Zone("example.com", {"api.eu": PROFILE}, RECORDS, {"@": "api.eu"}, keys=Signer("example.com", [KEY], clock=CLOCK))
+PLAIN = Responder(balancer(CLOCK), ZONE, nsid=b"ams-1")
+FULL = Responder(balancer(CLOCK), ZONE, nsid=b"ams-1", version="1", cookies=Cookies(bytes(16)), clock=CLOCK)
+COMPILED = Wire(nsid=b"ams-1")
+PLAIN.on_prepared(lambda answers, program: COMPILED.publish(answers or PLAIN.answers, program))
+OUTCOMES = (
+    "dropped", "noerror", "nodata", "nxdomain", "referral", "refused", "formerr", "notimp", "badvers", "badcookie", "notauth", "servfail",
+)  # fmt: skip
+CODES = {"NOERROR", "NXDOMAIN", "REFUSED", "FORMERR", "NOTIMP", "BADVERS", "BADCOOKIE", "NOTAUTH"}
 
 
 def check(packet: bytes, tcp: bool) -> None:
-    """Whatever comes in: no answer, or one that dnspython reads, is of the same id and opcode, and fits."""
-    before = RESPONDER.counters["queries"]
-    answer = RESPONDER.answer(packet, "81.2.2.1", tcp=tcp)
-    assert RESPONDER.counters["queries"] == before + 1 == sum(RESPONDER.counters[name] for name in OUTCOMES)
+    """Whatever comes in, both paths say the same where both say something, and more options change nothing about that."""
+    answer = sound(PLAIN, packet, tcp)
+    sound(FULL, packet, tcp)
+    assert tcp or COMPILED.answer(packet, CLIENT) in (None, answer)
+
+
+def sound(responder: Responder, packet: bytes, tcp: bool) -> bytes | None:
+    """No answer, or one that dnspython reads, is of the same id and opcode, and fits."""
+    counters = responder.counters
+    before = counters["queries"]
+    answer = responder.answer(packet, CLIENT, tcp=tcp)
+    assert counters["queries"] == before + 1 == sum(counters[name] for name in OUTCOMES)
     assert (answer is None) == (len(packet) < 12 or bool(packet[2] & 0x80))
     if answer is None:
-        return
+        return None
     assert len(answer) <= (65_535 if tcp else 1232)
     assert answer[:2] == packet[:2]
     assert (answer[2] & 0xF9) == (packet[2] & 0x79 | 0x80)  # QR set, opcode and RD kept; AA and TC are the server's
     assert not answer[3] & 0xF0  # RA, Z, AD, CD
     response = dns.message.from_wire(answer) if not packet[2] & 0x78 else None
     assert response is None or dns.rcode.to_text(response.rcode()) in CODES
+    return answer
 
 
 def queries() -> list[bytes]:
     """Some good queries to spoil."""
     found = []
-    for name in (OWNER, "example.com", "nope.example.com", "example.net"):
+    cookie, nsid = GenericOption(OptionType.COOKIE, b"12345678"), GenericOption(OptionType.NSID, b"")
+    forms: tuple[dict[str, Any], ...] = (
+        {}, subnet("81.2.2.0/24"), subnet("2001:db8::/56") | {"payload": 4096}, {"want_dnssec": True},
+        {"use_edns": 0, "options": [cookie, nsid]},
+    )  # fmt: skip
+    for name in (OWNER, "example.com", "nope.example.com", "example.net", "x.txt.example.com", "x.sub.example.com", "www.example.com"):
         for rdtype in ("A", "ANY", "NS"):
-            found.append(dns.message.make_query(name, rdtype).to_wire())
-            found.append(dns.message.make_query(name, rdtype, **subnet("81.2.2.0/24")).to_wire())
-            found.append(dns.message.make_query(name, rdtype, **subnet("2001:db8::/56"), payload=4096).to_wire())
-    return found
+            found += [dns.message.make_query(name, rdtype, **form).to_wire() for form in forms]
+    return [*found, dns.message.make_query("version.bind", "TXT", "CH").to_wire()]
 
 
 @given(st.binary(max_size=600), st.booleans())
@@ -65,8 +95,10 @@ def test_mutated_queries() -> None:
         for _ in range(rng.randint(1, 4)):
             spoil(packet, rng)
         check(bytes(packet), rng.random() < 0.2)
-    assert all(RESPONDER.counters[name] for name in ("noerror", "nxdomain", "refused", "formerr", "notimp", "badvers", "dropped"))
-    assert not RESPONDER.counters["servfail"]
+    for responder in (PLAIN, FULL):
+        assert {name for name in OUTCOMES if not responder.counters[name]} <= {"badcookie", "notauth", "servfail"}
+        assert not responder.counters["servfail"]
+    assert sum(COMPILED.answer(packet, CLIENT) is not None for packet in good) > len(good) / 2
 
 
 def spoil(packet: bytearray, rng: random.Random) -> None:

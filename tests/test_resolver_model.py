@@ -144,12 +144,35 @@ def net(text: str) -> Network:
 BITS = st.integers(0, 2**32 - 1) | st.sampled_from([0, 2**31, 2**32 - 1, 3 << 20])
 PREFIXES = st.lists(st.tuples(networks(BITS, st.integers(3, 32)), st.integers(0, 8)), max_size=12).map(tuple)
 SLOTS = st.frozensets(st.integers(0, len(REGIONS) - 1))
+REGION_NAMES = st.lists(st.sampled_from([region.name for region in REGIONS]), unique=True, min_size=1)
+ALL = tuple(Endpoint(region.name) for region in REGIONS)
+
+
+def by_subnet(names: list[str], subnets: list[Network]) -> tuple[Endpoint, ...]:
+    """Give one network, none within another, to each endpoint; one more takes the rest."""
+    apart: list[Network] = []
+    for network in subnets:
+        if network.prefixlen and not any(network.version == other.version and network.overlaps(other) for other in apart):
+            apart.append(network)
+    mapped = tuple(Endpoint(name, subnets=(str(network),)) for name, network in zip(names, apart, strict=False))
+    return (*mapped, Endpoint(profile=Profile("rest", endpoints=ALL[:3])))
+
+
+def profile(method: str, names: list[str], subnets: list[Network], fail_open: str) -> Profile:
+    """Give a profile of a method; weights are the id's draw, and every query of these tests has the same."""
+    if method == "subnet":
+        endpoints = by_subnet(names, subnets)
+    elif method == "nested":
+        inner = Profile("inner", endpoints=tuple(Endpoint(name) for name in names), fail_open=fail_open)
+        return Profile(ttl=20, method="priority", endpoints=(Endpoint(profile=inner), *ALL[:2]), fail_open=fail_open)
+    else:
+        endpoints = tuple(Endpoint(name) for name in names)
+    return Profile(ttl=20, method=method, endpoints=endpoints, fail_open=fail_open)
+
+
 PROFILES = st.builds(
-    lambda endpoints, fail_open: Profile("api", "example.com", ttl=20, endpoints=endpoints, fail_open=fail_open),
-    st.just(()) | st.lists(st.sampled_from([region.name for region in REGIONS]), unique=True, min_size=1).map(
-        lambda names: tuple(Endpoint(name) for name in names)
-    ),
-    st.sampled_from(("serve_all", "nodata")),
+    profile, st.sampled_from(("performance", "priority", "weighted", "multivalue", "subnet", "nested")), REGION_NAMES,
+    st.deferred(lambda: st.lists(networks(BITS, st.integers(3, 32)), min_size=1, max_size=4)), st.sampled_from(("serve_all", "nodata")),
 )  # fmt: skip
 WORLDS = st.builds(World, PREFIXES, PROFILES, SLOTS, SLOTS)
 # A client: its network, a pause before it asks, and whether to ask near a network of the map instead.
