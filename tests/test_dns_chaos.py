@@ -88,10 +88,12 @@ async def test_a_bad_configuration_changes_nothing_and_all_of_it_is_told(start: 
     await current.says("reload failed")
     said = current.output.read_text()
     assert all(word in said for word in ("service.regions[0].addresses[0]", "service.domain", "dns.colour"))
-    for broken in ("[[service", None):
+    (file.parent / "x.mmdb").write_bytes(b"no database")
+    moved = text.replace("192.0.2.1", "198.51.100.1") + '[latency]\ndatabase = "x.mmdb"\n'
+    for times, broken in enumerate(("[[service", moved, None), 2):
         file.write_text(broken) if broken else file.unlink()
         hup(current)
-        await current.says("reload failed", times=2 if broken else 3)
+        await current.says("reload failed", times=times)
     assert await addresses(current) == before
     file.write_text(text)
     hup(current)
@@ -206,6 +208,16 @@ async def test_metrics_that_cannot_be_shown_do_not_keep_dns_from_serving(start: 
         current = await start(metrics=f"127.0.0.1:{taken.getsockname()[1]}")
         assert await asked_name(current.address)
         await current.says("no metrics at")
+
+
+async def test_the_command_line_has_the_last_word(start: Start) -> None:
+    current = await start("--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0", "--threads", "3", threads=1)
+    said = await current.says("answering")
+    ports = [int(port) for port in re.findall(r"127\.0\.0\.[12] port (\d+)", said)]
+    for host, port in zip(("127.0.0.1", "127.0.0.2"), ports, strict=True):
+        assert await asked_name((host, port))
+    bound = Path("/proc/net/udp").read_text()
+    assert [bound.count(f":{port:04X} 00000000:0000") for port in ports] == [3, 3]
 
 
 async def test_a_successor_that_cannot_start_changes_nothing(start: Start) -> None:

@@ -265,11 +265,12 @@ class Serving:
                 self._log.reopen()
             try:
                 await self._apply(await asyncio.to_thread(load, self._file))
-            except (LbcoreError, Failure, OSError, ValueError) as error:
+            except Exception as error:
                 self._reloads.note(False, time.monotonic() - began)
                 for line in str(error).splitlines():
                     logger.error("reload: %s", line)
-                logger.error("reload failed; everything stays as it was")
+                unexpected = not isinstance(error, (LbcoreError, Failure, OSError, ValueError))
+                logger.error("reload failed; everything stays as it was", exc_info=unexpected)
             else:
                 self._reloads.note(True, time.monotonic() - began)
                 print(f"reloaded {self._file} in {self._reloads.seconds:.2f} s", flush=True)
