@@ -328,3 +328,43 @@ def test_500_regions() -> None:
     for client in (str(ipaddress.IPv4Address(int(number))) for number in rng.integers(0, 2**32, 300)):
         best = next(slot for region in lb.rank(client) if (slot := lb.slot(region)) in allowed)
         assert flat.choose(0, client).region == deep.choose(0, client).region == best
+
+
+# ===== what random profiles seldom meet
+
+
+def test_scope_is_the_longest_of_all_maps_on_the_way() -> None:
+    lb = balancer()
+    for subnet, scope in (("81.2.69.160/30", 30), ("81.0.0.0/8", lb.match(LONDON)[1])):
+        program = route(lb, Profile(method="subnet", endpoints=(Endpoint(profile=Profile(), subnets=subnet),)))
+        assert (program.choose(0, LONDON).region, program.choose(0, LONDON).scope) == (0, scope)
+
+
+def test_a_backup_that_is_up_goes_before_one_that_is_not() -> None:
+    lb = balancer()
+    profile = Profile(endpoints=(Endpoint("japaneast"),), fail_open="serve_backup", backup=("eastus", "westeurope"))
+    down(lb, "japaneast")
+    lb.table.set_tier(1, 2, 0.0)
+    assert route(lb, profile).choose(0, LONDON)[:2] == (0, -1)
+    lb.table.set_tier(0, 2, 0.0)
+    assert route(lb, profile).choose(0, LONDON) == (1, -1, 0, 30, True)
+
+
+def test_a_fallback_that_is_down_takes_no_client_from_another() -> None:
+    lb = balancer()
+    program = route(lb, Profile(method="subnet", endpoints=(Endpoint("westeurope", subnets="10.0.0.0/8"), Endpoint("eastus"))))
+    for slot in (0, 1):
+        lb.table.set_tier(slot, 2, 0.0)
+    assert program.choose(0, "10.0.0.1").region == 0
+
+
+def test_an_answer_waits_for_a_nested_profile_that_may_offer_something_closer() -> None:
+    lb, horizon = balancer(), Horizon(64)
+    nested = Profile(method="priority", endpoints=(Endpoint("japaneast"), Endpoint("westeurope")))
+    profile = Profile(endpoints=(Endpoint("eastus"), Endpoint(profile=nested)), ttl=60, ttl_min=5)
+    program = compile_routes([Root(profile)], lb, horizon=horizon)
+    horizon[0] = horizon[1] = Horizon.NEVER
+    horizon[2] = 7
+    assert program.choose(0, LONDON)[::3] == (1, 7)
+    down(lb, "japaneast")
+    assert program.choose(0, LONDON).region == 0
