@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import stat
 import subprocess
@@ -150,6 +151,16 @@ def test_a_secret_that_others_may_read_is_a_warning(tmp_path: Path, caplog: pyte
     path.with_suffix(".private").chmod(0o640)
     keyfiles.load(ORIGIN, tmp_path)
     assert [(record.levelname, "640" in record.getMessage()) for record in caplog.records] == [("WARNING", True)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may give files away")
+def test_a_key_that_root_times_still_belongs_to_whom_it_did(tmp_path: Path) -> None:
+    _, path = make(tmp_path)
+    for file in (path, path.with_suffix(".private")):
+        os.chown(file, 12345, 23456)
+    given("settime", str(path), "--inactive", "+1d")
+    assert {(file.stat().st_uid, file.stat().st_gid) for file in tmp_path.iterdir()} == {(12345, 23456)}
+    assert stat.S_IMODE(path.with_suffix(".private").stat().st_mode) == 0o600
 
 
 def test_a_signer_follows_its_directory_and_keeps_its_keys_when_that_breaks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -89,6 +89,8 @@ def _write(path: Path, text: str, mode: int, *, anew: bool = True) -> None:
     try:
         with os.fdopen(handle, "w") as file:
             os.fchmod(file.fileno(), mode)
+            if not anew:
+                _keep_owner(file.fileno(), path)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -98,6 +100,13 @@ def _write(path: Path, text: str, mode: int, *, anew: bool = True) -> None:
             os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _keep_owner(file: int, path: Path) -> None:
+    """Let a file belong to whom it belonged, who serves and must read it, when root replaces it."""
+    before = path.stat()
+    if os.geteuid() == 0:
+        os.fchown(file, before.st_uid, before.st_gid)
 
 
 def _public_text(key: Key) -> str:
