@@ -103,6 +103,7 @@ def test_bulk_picks_agree_with_some_moment_while_regions_go_down_and_up() -> Non
 
 
 def hammered_tree(folder: Path, **switches: str) -> Path:
+    folder.mkdir(exist_ok=True)
     copy_of_tree(folder)
     shutil.copy(RACE / "hammer.pyx", folder / "lbcore" / "_hammer.pyx")
     build(folder, **switches)
@@ -116,7 +117,9 @@ def run(folder: Path, *args: str, prefix: tuple[str, ...] = (), **env: str) -> s
 
 @pytest.fixture(scope="module")
 def instrumented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return hammered_tree(tmp_path_factory.mktemp("thread"), LBCORE_SANITIZE="thread", CC="gcc")
+    """Give one build for all modules that use it."""
+    folder = tmp_path_factory.getbasetemp() / "thread"
+    return folder if folder.exists() else hammered_tree(folder, LBCORE_SANITIZE="thread", CC="gcc")
 
 
 @pytest.fixture

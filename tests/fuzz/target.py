@@ -15,6 +15,8 @@ import os
 import resource
 import sys
 import time
+import traceback
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,7 +95,13 @@ def main(name: str, folder: str, seconds: str, *files: str) -> None:
     runs = itertools.count(1)
 
     def one(data: bytes) -> None:
-        target(data)
+        try:
+            target(data)
+        except Exception:  # saved here: the interpreter ends so slowly under sanitizers that libFuzzer's alarm kills it first
+            traceback.print_exc()
+            Path(folder, f"finding-{zlib.crc32(data):08x}").write_bytes(data)
+            sys.stderr.flush()
+            os._exit(1)
         if not next(runs) % 256 and time.process_time() > end:
             print(f"quiet after {next(runs) - 1} inputs, {resource.getrusage(resource.RUSAGE_SELF).ru_utime:.0f} s", flush=True)
             os._exit(0)
