@@ -22,12 +22,15 @@ import dns.rrset
 import pytest
 from conftest import Clock
 from dns.dnssectypes import Algorithm
+from dns.rdatatype import DNSKEY
 from typer.testing import CliRunner, Result
 
 from lbcore.cli.app import app
 from lbcore.dns import keyfiles
 from lbcore.dns.dnssec import Signer
 from lbcore.dns.keys import ALGORITHMS, Key, Timing
+from lbcore.dns.prepare import build
+from lbcore.dns.zone import Zone
 from lbcore.errors import ConfigError
 
 HOUR, DAY = 3600, 86_400
@@ -181,6 +184,20 @@ def test_a_signer_follows_its_directory_and_keeps_its_keys_when_that_breaks(tmp_
     assert signer.due()
     signer.begin()
     assert len(signer.keys) == 2 and "stay as they were" in caplog.text and not signer.due()
+
+
+def test_renewed_signatures_are_not_lost_with_answers_that_come_to_nothing(tmp_path: Path) -> None:
+    """Regions that change while answers are prepared have them prepared again, beside the old ones."""
+    clock = Clock(START)
+    make(tmp_path)
+    zone = Zone("example.com", keys=Signer(ORIGIN, tmp_path, clock=clock))
+    old = build([zone], ())
+    make(tmp_path, activate=START + 1)
+    clock.advance(2)
+    discarded, used = (build([zone], (), before=old) for _ in range(2))
+    forms = [answers.nodes[zone.key].types[DNSKEY].fixed for answers in (old, discarded, used)]
+    assert [one.plain[0].answers for one in forms if one] == [1, 2, 2]
+    assert build([zone], (), before=used).parts[zone] is used.parts[zone]
 
 
 # ===== BIND's tools

@@ -90,7 +90,7 @@ class Current:
             with self._lb.unchanged():
                 foresee(self.version.program, self._lb)
         self._pause -= self._pause > 0
-        if not self._pause and any(part.signer is not None and part.signer.due() for part in self.version.answers.parts.values()):
+        if not self._pause and any(part.due for part in self.version.answers.parts.values()):
             self._pause = PAUSE
             with self._preparing, self._reported():
                 self._prepare(self.zones)

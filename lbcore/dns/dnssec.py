@@ -80,8 +80,8 @@ class Signer:
         files, which is read again when it changes; what cannot be read then is logged, and the keys stay as they were
     ttl: seconds, of the DNSKEY, CDS and CDNSKEY RRsets
     clock: wall-clock seconds since 1970
-    A build of the zone starts with `begin()`, which fixes the time and the keys for it, then asks `sign` for all it has; what was
-    signed for the build before and is still good costs no cryptography. `due()` says when to build again.
+    It is one Responder's. A build of the zone starts with `begin()`, which fixes the keys for it, then asks `sign` for all it has;
+    what was signed for the build before and is still good costs no cryptography. `due()` says when to build again.
 
     Of each algorithm, one key signs the records: a ZSK, else a key with SEP, that which has been active longest; so a successor
     takes over when its predecessor becomes inactive, and answers never carry two signatures of one algorithm. The DNSKEY, CDS and
@@ -102,6 +102,7 @@ class Signer:
         self.keys = tuple(load(self.origin, keys) if isinstance(keys, str | Path) else keys)
         self._looked, self._stale = clock(), False
         self._lock = threading.Lock()  # builds and the making of what is not prepared may be on two threads
+        self.builds = 0  # so that what was made in an earlier one can be told from what is up to date
         self._known: dict[_Identity, _Signed] = {}
         self._before: dict[_Identity, _Signed] = {}
         self.begin()
@@ -110,6 +111,7 @@ class Signer:
         """Start a build: decide which keys are published and sign, and forget signatures that the last build did not use."""
         with self._lock:
             now = self._now = self._clock()
+            self.builds += 1
             self._reload()
             self._known, self._before = {}, self._known
             self._published = [key for key in self.keys if key.timing.published(now)]

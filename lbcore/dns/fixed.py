@@ -28,6 +28,7 @@ class Part:
 
     nodes: by name; steered names, aliases and empty non-terminals without any types
     signer: signs the zone as long as it has an active key
+    build: the signer's, in which the zone was signed
     below: the names of more specific zones of this process
     parents: names that others lie below
     wildcards: names that begin with `*`, the longest first
@@ -38,6 +39,7 @@ class Part:
     writer: Writer
     signer: Signer | None = None
     below: tuple[bytes, ...] = ()
+    build: int = 0
     nodes: dict[bytes, Node] = field(default_factory=dict)
     parents: frozenset[bytes] = frozenset()
     wildcards: tuple[bytes, ...] = ()
@@ -48,6 +50,11 @@ class Part:
     def zone(self) -> Zone:
         """Give the zone."""
         return self.writer.zone
+
+    @property
+    def due(self) -> bool:
+        """Say whether to sign anew: in time, or as it was done already for Answers that came to nothing."""
+        return self.signer is not None and (self.build != self.signer.builds or self.signer.due())
 
     def forms(self, key: bytes, answer: Sequence[RRset] = (), **others: Any) -> Forms:
         """Give a response of one of the zone's names; of a wildcard, what is signed is `unproven`."""
@@ -85,7 +92,7 @@ def prepare_part(zone: Zone, signer: Signer | None, below: tuple[bytes, ...] = (
     """Prepare what does not depend on regions. below: the names of more specific zones of this process."""
     active = signer if signer is not None and signer.signing else None
     content = _visible(zone, active)
-    part = Part(Writer(zone, active), signer, below)
+    part = Part(Writer(zone, active), signer, below, signer.builds if signer is not None else 0)
     if active is not None:
         _link(part, content)
     _place_nodes(part, (*content, *zone.steered, *zone.stands_for, *below))

@@ -69,7 +69,7 @@ def check_zones(zones: Iterable[Zone]) -> None:
 
 def _part(zone: Zone, signer: Signer | None, before: Answers | None, below: tuple[bytes, ...]) -> Part:
     known = before.parts.get(zone) if before is not None else None
-    if known is not None and known.signer is signer and known.below == below and not (signer and signer.due()):
+    if known is not None and known.signer is signer and known.below == below and not known.due:
         return known
     if signer is not None:
         signer.begin()
