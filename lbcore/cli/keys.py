@@ -27,7 +27,7 @@ Directory = Annotated[Path, typer.Option("--directory", "-d", metavar="DIR", hel
 Algorithm = Annotated[str, typer.Option(metavar="NAME", help="ECDSAP256SHA256 or ED25519.")]
 Zsk = Annotated[bool, typer.Option("--zsk/--ksk", help="Signs the records, or the keys; --ksk alone in its zone signs all (CSK).")]
 Successor = Annotated[bool, typer.Option("--successor", help="Make the key that replaces the active one, and say what comes when.")]
-Ttl = Annotated[int, typer.Option(min=0, metavar="SECONDS", help="Longest TTL in the zone.")]
+Ttl = Annotated[int, typer.Option(min=3600, metavar="SECONDS", help="Longest TTL in the zone, of which the keys have 3600.")]
 DsTtl = Annotated[int, typer.Option(min=0, metavar="SECONDS", help="TTL of the DS at the parent.")]
 Publish = Annotated[str | None, typer.Option(metavar="TIME", help="Into the DNSKEY RRset: now, +2d (s m h d w y), 20260131120000, none.")]
 Activate = Annotated[str | None, typer.Option(metavar="TIME", help="Signs from then on.")]
