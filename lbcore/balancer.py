@@ -554,8 +554,7 @@ class Balancer:
             now, before = self._now(), {name: self._layout.status(slot) for name, slot in self._layout.slots.items()}
             if self._layout.has_room(sum(region.name not in before for region in wanted)):
                 self._update(wanted)  # first, so that there is no moment without any region
-                for name in before.keys() - {region.name for region in wanted}:
-                    self._remove(name)
+                self._remove(before.keys() - {region.name for region in wanted})
             else:
                 self._move(self.map, wanted)
             for name, slot in self._layout.slots.items():
@@ -565,10 +564,11 @@ class Balancer:
             self._bring_in_line(now)
         self._notify()
 
-    def _remove(self, name: str) -> None:
-        slot = self._layout.remove(name)
-        self._forget(slot)
-        self._publish()
+    def _remove(self, names: Collection[str]) -> None:
+        for name in names:
+            self._forget(self._layout.remove(name))
+        if names:  # once for all: those who follow prepare much
+            self._publish()
 
     def _forget(self, slot: int) -> None:
         self.guard.reset(slot)

@@ -497,3 +497,15 @@ def test_an_unsynced_region_stays_out_when_the_table_grows(clock: Clock) -> None
     lb.table.set_synced(1, False)
     lb.set_regions([*lb.regions, *(region for region in regions(*MANY[:40]) if region.name not in NAMES)])
     assert not lb.table.eligible()[1]
+
+
+def test_who_follows_is_told_once_of_each_step_however_many_regions_go() -> None:
+    regions = [Region(f"r{i}", i, i) for i in range(20)]
+    lb = lbcore.Balancer(regions)
+    told: list[list[Region]] = []
+    end = lb.on_publish(lambda: told.append([region for region in lb.objects if region]))
+    lb.set_regions(regions[:2])
+    assert told == [regions, regions[:2]]
+    end()
+    lb.set_regions(regions[:1])
+    assert len(told) == 2
