@@ -16,9 +16,11 @@ cdef extern from *:
     #include <stdint.h>
     static inline int lb_clz64(uint64_t x) { return __builtin_clzll(x); }
     static inline int lb_popcount64(uint64_t x) { return __builtin_popcountll(x); }
+    static inline void lb_prefetch(const void *p) { __builtin_prefetch(p); __asm__ volatile(""); }  /* gcc drops what only prefetches */
     """
     int clz64 "lb_clz64"(uint64_t) noexcept nogil
     int popcount64 "lb_popcount64"(uint64_t) noexcept nogil
+    void prefetch "lb_prefetch"(const void*) noexcept nogil
 
 cdef enum:
     # A leaf holds a group below SPECIAL, or says where to look further.
@@ -105,6 +107,32 @@ cdef inline uint32_t trie_match(const trie* t, uint64_t key, int* scope) noexcep
         slot = (key << depth) >> 58
     scope[0] = node_scope(node, slot, depth)
     return leaf_at(t, node, slot)
+
+
+cdef inline void trie_foresee(const trie* t, uint64_t key, int depth) noexcept nogil:
+    """Fetch what trie_match will read: 0 its direct entry, 1 the node behind that, 2 the leaf or node behind that one.
+
+    Each is there only a while after the one before was asked for: whoever has many keys asks for all of them at one depth, then at
+    the next, and does not wait for memory.
+    """
+    cdef uint64_t at = key >> (64 - t.bits)
+    cdef const trie_node* node
+    cdef int slot
+    if depth == 0:
+        prefetch(&t.direct[at])
+        prefetch(&t.scopes[at])
+        return
+    if not t.direct[at] >> 31:
+        return
+    node = &t.nodes[t.direct[at] & NODE_INDEX]
+    if depth == 1:
+        prefetch(node)
+        return
+    slot = (key << t.bits) >> 58
+    if node.children >> slot & 1:
+        prefetch(&t.nodes[node.first_child + popcount64(node.children & (1ULL << slot) - 1)])
+    else:
+        prefetch(&t.leaves[node.first_leaf + popcount64(node.runs & (2ULL << slot) - 1) - 1])
 
 
 cdef inline int common_bits(uint64_t a, uint64_t b) noexcept nogil:

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from lbcore._address cimport ip
 from lbcore.dns._cookies cimport cookie_secrets
-from lbcore.dns._packet cimport MAX_UDP
+from lbcore.dns._packet cimport MAX_UDP, query
 from lbcore.dns._prepared cimport store
 from lbcore.dns._route cimport program
 from lbcore.dns._rrl cimport limiter
@@ -55,4 +55,9 @@ cdef struct context:
 # `packet` has SLACK readable bytes behind its end, `out` room for MAX_UDP. Gives the answer's size, DROPPED or SLOW.
 cdef int32_t respond(
     const view* v, const settings* w, context* c, const uint8_t* packet, uint32_t size, const ip* source, uint8_t* out
+) noexcept nogil
+
+# The same of a query that was read from `packet` before.
+cdef int32_t respond_to(
+    const view* v, const settings* w, context* c, const query* q, const uint8_t* packet, const ip* source, uint8_t* out
 ) noexcept nogil

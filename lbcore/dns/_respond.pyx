@@ -221,29 +221,32 @@ cdef int32_t respond(
     const view* v, const settings* w, context* c, const uint8_t* packet, uint32_t size, const ip* source, uint8_t* out
 ) noexcept nogil:
     cdef query q
-    cdef reply r
-    cdef const forms* f
-    cdef uint32_t turn
-    cdef bint known
     cdef int verdict = read_query(&q, packet, size)
     if verdict == UNANSWERED:
         tally(&c.counts[UNANSWERABLE])
         return DROPPED
-    if verdict != USUAL:
-        return SLOW
-    turn = big16(packet)
+    return respond_to(v, w, c, &q, packet, source, out) if verdict == USUAL else SLOW
+
+
+cdef int32_t respond_to(
+    const view* v, const settings* w, context* c, const query* q, const uint8_t* packet, const ip* source, uint8_t* out
+) noexcept nogil:
+    cdef reply r
+    cdef const forms* f
+    cdef uint32_t turn = big16(packet)
+    cdef bint known
     r.steered = r.fail_open = r.suspect = r.foreign = r.truncated = r.known = False
     r.scope = r.ttl = 0
-    f = answer_of(v, &q, source, turn, &r)
-    r.body = body_of(f, &q, r.zone.signed_zone, turn) if f != NULL else NULL
+    f = answer_of(v, q, source, turn, &r)
+    r.body = body_of(f, q, r.zone.signed_zone, turn) if f != NULL else NULL
     if r.body == NULL:
         return SLOW
     r.suspect = r.steered and load64(&w.suspect)
     r.nsid, r.nsid_size = w.nsid, w.nsid_size if q.nsid else 0
-    known = shown(w, c, &q, source, &r)
-    if HEADER + q.name_size + 4 + r.body.size + opt_size(&q, &r) > q.limit:
+    known = shown(w, c, q, source, &r)
+    if HEADER + q.name_size + 4 + r.body.size + opt_size(q, &r) > q.limit:
         return SLOW                          # before it takes a token: the Responder asks the limiter as well
     if not known and w.rrl != NULL and limited(w, c, source, &r):
         return DROPPED
-    count(c, &q, &r, f)
-    return write(out, packet, &q, &r)
+    count(c, q, &r, f)
+    return write(out, packet, q, &r)

@@ -25,6 +25,8 @@ cdef struct choice:
 
 cdef struct program
 
+# Fetches what `choose` will read of the map, at depth 0, 1, 2: for many clients at one depth, then at the next.
+cdef void foresee(const program* p, const ip* client, int depth) noexcept nogil
 cdef void choose(const program* p, uint32_t root, const ip* client, uint32_t turn, bint pair, choice* out) noexcept nogil
 
 

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from lbcore._address cimport ip
 from lbcore._fast cimport LatencyTable
-from lbcore._prefix cimport PrefixMap, prefix_map, prefix_match4, prefix_match6, read_client
+from lbcore._prefix cimport PrefixMap, prefix_map, prefix_match4, prefix_match6, read_client, trie_foresee
 from lbcore._table cimport Table, admissible, in_mask, load16, load32, load64, store32, table_pick_in, table_scan_mask, NO_HOME
 
 import numpy as np
@@ -106,6 +106,10 @@ cdef inline uint32_t match(const prefix_map* m, walk_t* w) noexcept nogil:
     if scope > w.scope:
         w.scope = scope
     return group
+
+
+cdef void foresee(const program* p, const ip* client, int depth) noexcept nogil:
+    trie_foresee(&p.map.v6 if client.is_v6 else &p.map.v4, client.hi, depth)
 
 
 cdef inline uint32_t group_of(const program* p, walk_t* w) noexcept nogil:

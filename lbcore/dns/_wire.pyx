@@ -17,13 +17,13 @@ import threading
 from lbcore._address cimport ip, read_packed
 from lbcore._table cimport load64, store64
 from lbcore.dns._cookies cimport Cookies
-from lbcore.dns._packet cimport MAX_UDP, SLACK
+from lbcore.dns._packet cimport MAX_UDP, SLACK, UNANSWERED, USUAL, query as query_t, read_query
 from lbcore.dns._prepared cimport Store
 from lbcore.dns._respond cimport (
     COUNTS, DROPPED, FAIL_OPEN, HANDED_OVER, LIMITED_DROPPED, LIMITED_SLIPPED, LOST, OTHER_SERIES, QUERIES, REFUSED_SERIES, SLOW,
-    UNANSWERABLE, UNSENT, WITH_ECS, context, respond, settings, view,
+    UNANSWERABLE, UNSENT, WITH_ECS, context, respond, respond_to, settings, view,
 )
-from lbcore.dns._route cimport Program
+from lbcore.dns._route cimport Program, foresee
 from lbcore.dns._rrl cimport RateLimiter
 
 cdef enum:
@@ -82,6 +82,10 @@ cdef struct batch:
     iovec taken_parts[BATCH]
     iovec given_parts[BATCH]
     sockaddr_storage sources[BATCH]
+    query_t queries[BATCH]
+    int verdicts[BATCH]
+    frame frames[BATCH]
+    ip clients[BATCH]
     uint8_t answers[BATCH][MAX_UDP]
     uint8_t packets[BATCH][PACKET + SLACK]
 
@@ -124,23 +128,44 @@ cdef inline bint log_due(const settings* s, context* c) noexcept nogil:
     return c.sampled % s.sample == 0
 
 
-cdef int32_t take_one(const view* v, const settings* s, context* c, batch* b, int i, int fd, int slow_fd) noexcept nogil:
-    """Answer datagram `i` into `b.answers[i]` and give the answer's size, or hand it over and give 0."""
-    cdef frame f
-    cdef ip source
-    cdef int32_t size = DROPPED
+cdef int read_one(context* c, batch* b, int i, int fd) noexcept nogil:
+    """Read datagram `i`; give what is to become of it."""
+    cdef frame* f = &b.frames[i]
+    cdef int verdict
     f.fd, f.kind = fd, 0
     f.family = lb_source(&b.sources[i], f.address, &f.port, &f.scope)
-    if f.family and f.port and not b.taken[i].msg_hdr.msg_flags & MSG_TRUNC:     # nobody listens on port 0: the source is forged
-        locate(&f, &source)
-        size = respond(v, s, c, b.packets[i], b.taken[i].msg_len, &source, b.answers[i])
+    if not f.family or not f.port or b.taken[i].msg_hdr.msg_flags & MSG_TRUNC:   # nobody listens on port 0: the source is forged
+        return UNANSWERED
+    locate(f, &b.clients[i])
+    verdict = read_query(&b.queries[i], b.packets[i], b.taken[i].msg_len)
+    if verdict == UNANSWERED:
+        tally(&c.counts[UNANSWERABLE], 1)
+    return verdict
+
+
+cdef inline void foresee_all(const view* v, batch* b, int n) noexcept nogil:
+    """Have the map's memory fetched for all of a batch at once, so that no answer waits for it."""
+    cdef int i, depth
+    for depth in range(3):
+        for i in range(n):
+            if b.verdicts[i] == USUAL:
+                foresee(v.routes, &b.queries[i].network if b.queries[i].located else &b.clients[i], depth)
+
+
+cdef int32_t take_one(const view* v, const settings* s, context* c, batch* b, int i, int slow_fd) noexcept nogil:
+    """Answer datagram `i` into `b.answers[i]` and give the answer's size, or hand it over and give 0."""
+    cdef int32_t size = SLOW
+    if b.verdicts[i] == UNANSWERED:
+        return 0
+    if b.verdicts[i] == USUAL:
+        size = respond_to(v, s, c, &b.queries[i], b.packets[i], &b.clients[i], b.answers[i])
     if size > 0:
         if log_due(s, c):
-            f.kind = 1
-            hand_over(slow_fd, &f, b.answers[i], <size_t>size)
+            b.frames[i].kind = 1
+            hand_over(slow_fd, &b.frames[i], b.answers[i], <size_t>size)
         return size
     if size == SLOW:
-        tally(&c.counts[HANDED_OVER if hand_over(slow_fd, &f, b.packets[i], b.taken[i].msg_len) else LOST], 1)
+        tally(&c.counts[HANDED_OVER if hand_over(slow_fd, &b.frames[i], b.packets[i], b.taken[i].msg_len) else LOST], 1)
     return 0
 
 
@@ -150,10 +175,13 @@ cdef int answer_batch(void** current, const settings* s, context* c, batch* b, i
     cdef int i, answers = 0
     cdef int32_t size
     c.now_s, c.now_ms = lb_seconds(), lb_milliseconds()
+    for i in range(n):
+        b.verdicts[i] = read_one(c, b, i, fd)
     lb_enter(&c.sequence)
     v = <const view*>lb_current(current)
+    foresee_all(v, b, n)
     for i in range(n):
-        size = take_one(v, s, c, b, i, fd, slow_fd)
+        size = take_one(v, s, c, b, i, slow_fd)
         if size:
             b.given_parts[answers].iov_base, b.given_parts[answers].iov_len = &b.answers[i][0], <size_t>size
             b.given[answers].msg_hdr.msg_name = &b.sources[i]
