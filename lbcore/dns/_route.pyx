@@ -466,8 +466,6 @@ cdef uint32_t choose_several(const program* p, uint32_t at, walk_t* w, int32_t* 
     return n
 
 
-
-
 # ---------------------------------------------------------------- Python's side
 
 class Choice(NamedTuple):
