@@ -43,7 +43,7 @@ def _preloaded() -> str | None:
 @pytest.fixture
 def fuzz(instrumented: Path, tmp_path: Path) -> Callable[[str, float], tuple[str, list[bytes]]]:
     """Run a target for so many seconds; give what it printed last and its findings."""
-    options = "detect_leaks=0:print_stacktrace=1"  # CPython never frees some things
+    options = "detect_leaks=0:print_stacktrace=1:quarantine_size_mb=64"  # CPython never frees some things
     env = os.environ | {
         "LD_PRELOAD": str(_preloaded()), "ASAN_OPTIONS": options, "UBSAN_OPTIONS": options, "PYTHONMALLOC": "malloc",
         "PYTHONPATH": str(instrumented), "PYTHONDONTWRITEBYTECODE": "1",

@@ -71,7 +71,8 @@ def _read(answer: bytes) -> None:
         return
     if answer[2:] in _known:
         return
-    response = dns.message.from_wire(answer.replace(_NO_FAMILY, _IPV4))  # which dnspython takes for an error
+    end = question_end(answer) or 12
+    response = dns.message.from_wire(answer[:end] + answer[end:].replace(_NO_FAMILY, _IPV4))  # dnspython takes it for an error
     rcode = dns.rcode.to_text(response.rcode())
     assert rcode in CODES or (rcode == "SERVFAIL" and answer[12:16].lower() == worlds.FAILING), rcode
     if response.edns >= 0:
