@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from test_sanitizers import build, copy_of_tree
 
+Fuzz = Callable[[str, float], tuple[str, list[bytes]]]
 FUZZ = Path(__file__).parent / "fuzz"
 SECONDS = 600 if os.environ.get("LBCORE_PROFILE") == "heavy" else 60
 SHARES = {"wire": 0.4, "both": 0.6}  # of the seconds
@@ -25,9 +26,9 @@ pytestmark = pytest.mark.sanitizer
 
 @pytest.fixture(scope="module")
 def instrumented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for name in ("clang", "atheris"):
-        if not (shutil.which(name) if name == "clang" else _preloaded()):
-            pytest.skip(f"needs {name}")
+    if shutil.which("clang") is None:
+        pytest.skip("needs the program clang")
+    _preloaded()
     folder = copy_of_tree(tmp_path_factory.mktemp("fuzz"))
     shutil.copy(FUZZ / "pocket.pyx", folder / "lbcore" / "dns" / "_pocket.pyx")
     build(folder, LBCORE_SANITIZE="fuzz", CC="clang")
@@ -41,8 +42,8 @@ def _preloaded() -> str | None:
 
 
 @pytest.fixture
-def fuzz(instrumented: Path, tmp_path: Path) -> Callable[[str, float], tuple[str, list[bytes]]]:
-    """Run a target for so many seconds; give what it printed last and its findings."""
+def fuzz(instrumented: Path, tmp_path: Path) -> Fuzz:
+    """Run a target for so many seconds; give what it said and its findings."""
     options = "detect_leaks=0:print_stacktrace=1:quarantine_size_mb=64"  # CPython never frees some things
     env = os.environ | {
         "LD_PRELOAD": str(_preloaded()), "ASAN_OPTIONS": options, "UBSAN_OPTIONS": options, "PYTHONMALLOC": "malloc",
@@ -55,26 +56,26 @@ def fuzz(instrumented: Path, tmp_path: Path) -> Callable[[str, float], tuple[str
             command, cwd=instrumented / "tests", env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600 + 5 * seconds
         )  # fmt: skip
         lines = [line for line in done.stdout.decode(errors="replace").splitlines() if not line.startswith(("#", "INFO:", "\t"))]
-        return "\n".join(lines)[-6000:], [path.read_bytes() for path in sorted(tmp_path.glob("finding-*"))]
+        return "\n".join(lines), [path.read_bytes() for path in sorted(tmp_path.glob("finding-*"))]
 
     return run
 
 
 @pytest.mark.parametrize("target", SHARES)
-def test_no_packet_breaks_a_promise(fuzz: Callable[[str, float], tuple[str, list[bytes]]], target: str) -> None:
+def test_no_packet_breaks_a_promise(fuzz: Fuzz, target: str) -> None:
     said, findings = fuzz(target, SHARES[target] * SECONDS)
-    assert not findings, f"{said}\n\n" + "\n".join(finding.hex() for finding in findings)
+    assert not findings, f"{said[:9000]}\n\n" + "\n".join(finding.hex() for finding in findings)
     assert "quiet after" in said
 
 
-def test_the_fuzzer_finds_what_was_planted(fuzz: Callable[[str, float], tuple[str, list[bytes]]]) -> None:
+def test_the_fuzzer_finds_what_was_planted(fuzz: Fuzz) -> None:
     said, findings = fuzz("planted", 60)
     assert "AssertionError: planted" in said
     assert findings
 
 
-def test_the_address_sanitizer_sees_a_read_behind_a_packet(fuzz: Callable[[str, float], tuple[str, list[bytes]]]) -> None:
+def test_the_address_sanitizer_sees_a_read_behind_a_packet(fuzz: Fuzz) -> None:
     said, findings = fuzz("short", 60)
     assert "AddressSanitizer: heap-buffer-overflow" in said
-    assert "_packet_read_query" in said or "read_query" in said
+    assert "_packet_read_query" in said
     assert findings
