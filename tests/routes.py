@@ -214,7 +214,8 @@ class Reading:
             found, state = rest, self.state(rest)
         if found is None or state == OFF:
             return NODATA if profile.method == "geographic" else NXDOMAIN
-        if state == DOWN and profile.fail_open not in ("serve_all", "serve_last_good"):
+        backed = any(self.world.wanted[NAMES.index(name)] for name in profile.backup)
+        if state == DOWN and (profile.fail_open in ("nodata", "servfail", "refuse") or backed):
             return self.fallen(profile)
         return self.enter(found)
 

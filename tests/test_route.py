@@ -13,6 +13,7 @@ from routes import DOWN, KEYS, NAMES, SEVERAL, UP, Reading, World, clients, prof
 
 from lbcore import Balancer, PrefixMap, Region
 from lbcore.dns.answers import Root
+from lbcore.dns.geography import GROUP_OF
 from lbcore.dns.profile import Endpoint, Profile
 from lbcore.dns.route import Horizon, Program, compile_routes
 
@@ -182,6 +183,21 @@ def test_geographic_never_fails_over_to_another_mapping() -> None:
     lb.enable("westeurope")
     lb.drain("westeurope")
     assert program.choose(0, LONDON).region == NODATA  # Stopped
+
+
+@pytest.mark.parametrize(("method", "key"), [("geographic", "geo"), ("subnet", "subnets")])
+def test_a_mapped_client_stays_where_it_belongs_when_there_is_no_backup_either(method: str, key: str) -> None:
+    lb = Balancer([Region(f"r{number}", 0, number) for number in range(40)])
+    mine = {"geo": ("GB", *GROUP_OF.keys() - {"GB"}), "subnets": (f"{LONDON}/32", *(f"10.0.{number}.0/24" for number in range(38)))}[key]
+    endpoints = tuple(Endpoint(f"r{number}", **{key: (place,)}) for number, place in enumerate(mine[:39]))  # type: ignore[arg-type]
+    program = route(lb, Profile(method=method, endpoints=endpoints, fail_open="serve_backup", backup=("r39",)))
+    for slot in range(39):
+        lb.table.set_tier(slot, 3, 0.0)
+    assert program.choose(0, LONDON)[:2] == (39, -1)
+    lb.table.set_enabled(39, False)
+    assert program.choose(0, LONDON)[:2] == (0, -1)
+    assert program.choose(0, LONDON).fail_open
+    assert program.several(0, LONDON) == []
 
 
 def test_a_place_nobody_has_is_nodata_and_a_nested_profile_fails_over_within() -> None:

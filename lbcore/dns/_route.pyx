@@ -308,11 +308,22 @@ cdef int32_t draw(const program* p, uint32_t at, walk_t* w, int wanted) noexcept
     return NODATA
 
 
+cdef int32_t backup_of(const program* p, const step_t* s) noexcept nogil:
+    """Give the first of the backup regions that is up, else the first that the operator wants; -1 = none."""
+    cdef uint32_t i
+    cdef int pass_
+    for pass_ in range(2):
+        for i in range(s.backups):
+            if admissible(p.t, s.backup[i]) and (pass_ or in_mask(p.t.eligible, s.backup[i])):
+                return s.backup[i]
+    return -1
+
+
 cdef int32_t fallen(const program* p, uint32_t at, walk_t* w) noexcept nogil:
     """No kid of the step is up: do what its policy says."""
     cdef const step_t* s = &p.steps[at]
     cdef uint32_t i
-    cdef int pass_
+    cdef int32_t backup
     if w.without >= 0:
         return NODATA    # a second region only helps when it is up
     if s.policy >= SAY_NODATA:
@@ -324,10 +335,9 @@ cdef int32_t fallen(const program* p, uint32_t at, walk_t* w) noexcept nogil:
     if s.policy == SERVE_BACKUP:
         for i in range(s.backups if w.timed else 0):
             until(p, w, s.backup[i])
-        for pass_ in range(2):
-            for i in range(s.backups):
-                if admissible(p.t, s.backup[i]) and (pass_ or in_mask(p.t.eligible, s.backup[i])):
-                    return s.backup[i]
+        backup = backup_of(p, s)
+        if backup >= 0:
+            return backup
     elif s.policy == SERVE_LAST_GOOD:
         i = group_of(p, w)
         return or_nodata(table_pick_in(p.t, i, s.leaves))
@@ -348,7 +358,7 @@ cdef inline int32_t several(const program* p, uint32_t at, walk_t* w) noexcept n
 
 
 cdef int32_t as_if_up(const program* p, uint32_t at, walk_t* w) noexcept nogil:
-    """Go by the method among the kids that are down."""
+    """Go by the method among the kids that are down; not for MAP, where each client has one kid."""
     cdef const step_t* s = &p.steps[at]
     if best_state(p, s, -1) == OFF:
         return NODATA
@@ -378,7 +388,7 @@ cdef int32_t mapped(const program* p, uint32_t at, walk_t* w) noexcept nogil:
         state = kid_state(p, &s.kids[to])
     if state == OFF:
         return s.value
-    if state == DOWN and s.policy >= SERVE_BACKUP:
+    if state == DOWN and (s.policy > SERVE_BACKUP or (s.policy == SERVE_BACKUP and backup_of(p, s) >= 0)):
         return fallen(p, at, w)
     return enter(p, &s.kids[to], w)
 
