@@ -190,8 +190,18 @@ def test_other_opcodes_are_not_implemented(responder: Responder, opcode: int) ->
     wire[2] |= opcode << 3
     answer = responder.answer(bytes(wire), "127.0.0.1")
     assert answer is not None
-    id_, flags, *counts = struct.unpack("!HHHHHH", answer)
-    assert (id_, flags & 0x8000, flags >> 11 & 15, flags & 15, counts) == (7, 0x8000, opcode, NOTIMP, [0, 0, 0, 0])
+    id_, flags, *counts = struct.unpack_from("!HHHHHH", answer)
+    assert (id_, flags & 0x8000, flags >> 11 & 15, flags & 15, counts) == (7, 0x8000, opcode, NOTIMP, [1, 0, 0, 0])
+    assert responder.answer(bytes(wire[:12]), "127.0.0.1") == answer[:4] + bytes(8)  # what follows may look like nothing that we know
+
+
+def test_edns_is_answered_with_edns_whatever_the_opcode(responder: Responder) -> None:
+    notify = dns.message.make_query(OWNER, "SOA", use_edns=0)
+    notify.set_opcode(dns.opcode.NOTIFY)
+    wire = responder.answer(notify.to_wire(), "127.0.0.1")
+    assert wire is not None
+    response = dns.message.from_wire(wire)
+    assert (response.rcode(), response.edns, response.question) == (NOTIMP, 0, notify.question)
 
 
 def test_a_response_is_never_answered(responder: Responder) -> None:
@@ -388,6 +398,16 @@ def test_unknown_options_are_passed_over(responder: Responder) -> None:
 
 
 # ===== callers
+
+
+def test_a_denial_is_foreseen_as_an_answer_is(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    lb = balancer(clock)
+    responder = Responder(lb, Zone("example.com", {"api.eu": Profile(ttl=60, ttl_min=1)}, negative_ttl=30))
+    for seconds, answer, denial in ((None, 60, 30), (40, 40, 30), (5, 5, 5), (0, 1, 1)):
+        monkeypatch.setattr(lb, "until_change", lambda region, seconds=seconds: seconds)
+        responder.tick()
+        assert ask(responder, OWNER, "A", client_of("four")).answer[0].ttl == answer
+        assert ask(responder, OWNER, "AAAA", client_of("four")).authority[0].ttl == denial
 
 
 def test_a_client_that_is_no_address_is_the_caller_s_mistake(responder: Responder) -> None:

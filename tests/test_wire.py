@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 from resolving import OWNER, PROFILE, REGIONS, answers, balancer, client_of
 
 from lbcore import Balancer, Region
+from lbcore.dns import Responder
 from lbcore.dns._wire import Wire
 from lbcore.dns.answers import Answers
+from lbcore.dns.dnssec import Signer
+from lbcore.dns.keys import Key, Timing
 from lbcore.dns.prepare import build
 from lbcore.dns.route import compile_routes
 from lbcore.dns.zone import Zone
@@ -122,6 +125,26 @@ def test_what_must_not_be_answered_is_not(lb: Balancer, packet: bytes) -> None:
         assert client.recv(1232)[:2] == b"ab"  # the first answer that comes is the second packet's
     assert wire.counters()["unanswerable"] == 1
     assert wire.counters()["slow"] == 0
+
+
+def test_a_zone_that_is_not_signed_is_answered_here_even_within_one_that_is(lb: Balancer) -> None:
+    signer = Signer("example.com", [Key.generate("example.com", timing=Timing(activate=0))])
+    above = Zone("example.com", keys=signer, records="eu NS ns1.eu\nns1.eu A 192.0.2.53")
+    below = Zone("eu.example.com", {"api": PROFILE})
+    wire, responder = published(lb, above, below), Responder(lb, [above, below])
+    for name, rdtype, records in (("api", "A", 1), ("api", "AAAA", 1), ("nope", "A", 1), ("", "DS", 4)):
+        packet = query(f"{name}.eu.example.com".lstrip("."), rdtype, want_dnssec=True)
+        answer = wire.answer(packet, client_of("four"))
+        assert answer is not None and answer == responder.answer(packet, client_of("four"))
+        response = dns.message.from_wire(answer)
+        assert sum(map(len, (*response.answer, *response.authority))) == records  # of the denial of DS: SOA, NSEC, their signatures
+
+
+def test_without_any_zone_everything_is_refused(lb: Balancer) -> None:
+    wire = Wire()
+    wire.publish(Answers(), compile_routes((), lb))
+    answer = wire.answer(query(), "192.0.2.1")
+    assert answer is not None and dns.message.from_wire(answer).rcode() == dns.rcode.REFUSED
 
 
 def test_a_verdict_holds_for_the_very_next_answer(lb: Balancer) -> None:

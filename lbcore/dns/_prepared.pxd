@@ -7,6 +7,7 @@ cdef struct body:                # answers.Body
     const uint16_t* fixups       # `ttls` places of TTLs, then `origins` places of pointers
     uint16_t size, answers, authorities, additionals, ttls, origins
     uint8_t rcode, authoritative
+    uint32_t most                # seconds, that no TTL exceeds
 
 cdef struct forms:               # answers.Forms; plains = 0: not prepared
     const body* plain

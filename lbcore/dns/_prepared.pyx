@@ -102,14 +102,14 @@ cdef class Store:
         cdef zone* placed = <zone*>self.take(sizeof(zone))
         placed.origin_size = len(origin)
         self.form(&placed.nxdomain, denial, (text_of(origin), "", "", ""))
-        placed.signed_zone = any(is_signed(given) for given in answers.nodes[origin].types.values())
+        placed.signed_zone = is_signed(answers.nodes[origin].types[dns.rdatatype.SOA])   # its DS is signed by the zone above
         return <size_t>placed
 
     cdef void* take(self, size_t size) except NULL:
         """Give zeroed memory that lives as long as the Store."""
         cdef void* found
         size = size + 7 & ~<size_t>7
-        if size > self.room:
+        if self.free_space == NULL or size > self.room:
             self.room = size if size > CHUNK else CHUNK
             self.free_space = <char*>calloc(self.room, 1)
             if self.free_space == NULL:
@@ -136,7 +136,7 @@ cdef class Store:
             placed[i].fixups = <const uint16_t*>PyBytes_AS_STRING(fixups)
             placed[i].size, placed[i].rcode, placed[i].authoritative = len(given.data), given.rcode, given.authoritative
             placed[i].answers, placed[i].authorities, placed[i].additionals = given.answers, given.authorities, given.additionals
-            placed[i].ttls, placed[i].origins = len(given.ttls), len(given.origins)
+            placed[i].ttls, placed[i].origins, placed[i].most = len(given.ttls), len(given.origins), given.most
         self.kept.append(rotations)          # its id stays its own
         self.placed[id(rotations)] = <size_t>placed
         return placed

@@ -115,9 +115,11 @@ cdef const forms* answer_of(const view* v, const query* q, const ip* source, uin
 
 
 cdef const body* body_of(const forms* f, const query* q, bint signed_zone, uint32_t turn) noexcept nogil:
-    if not (q.dnssec_ok and signed_zone):
-        return &f.plain[turn % f.plains if f.plains > 1 else 0]
-    return &f.dnssec[turn % f.dnssecs] if f.dnssecs else NULL
+    if q.dnssec_ok and f.dnssecs:
+        return &f.dnssec[turn % f.dnssecs]
+    if q.dnssec_ok and signed_zone:
+        return NULL
+    return &f.plain[turn % f.plains if f.plains > 1 else 0]
 
 
 cdef inline uint32_t opt_size(const query* q, const reply* r) noexcept nogil:
@@ -158,6 +160,7 @@ cdef void put_opt(uint8_t* p, uint32_t size, const query* q, const reply* r) noe
 cdef void put_body(uint8_t* p, const body* b, uint32_t ttl, uint32_t pointer) noexcept nogil:
     cdef uint32_t i, ttls = b.ttls, all = ttls + b.origins
     memcpy(p, b.data, b.size)
+    ttl = ttl if ttl < b.most else b.most
     for i in range(ttls):
         put32(p + b.fixups[i], ttl)
     for i in range(ttls, all):

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from lbcore.dns.profile import MAX_TTL
+
 if TYPE_CHECKING:
     from lbcore.dns.fixed import Part
     from lbcore.dns.profile import Profile
@@ -33,6 +35,7 @@ class Body(NamedTuple):
     ttls: where in `data` the TTLs stand that the route decides when it answers; empty = they stay as written
     origins: where in `data` two-byte pointers stand that must point to the zone's name within the question; the question starts at
         byte 12, so each becomes C000 + 12 + (length of the name asked for - length of the zone's name), both in wire form
+    most: seconds, of the TTLs that the route decides: a denial lives no longer than its SOA allows either (RFC 2308 §5)
     """
 
     data: bytes = b""
@@ -43,6 +46,7 @@ class Body(NamedTuple):
     authoritative: bool = True
     ttls: tuple[int, ...] = ()
     origins: tuple[int, ...] = ()
+    most: int = MAX_TTL
 
 
 Rotations = tuple[Body, ...]  # never empty; a query takes the one at its id modulo their number

@@ -86,15 +86,14 @@ def parse(wire: bytes) -> Query | None:
     if flags & QR:
         return None
     query = Query(id_, flags)
-    if flags & OPCODE:
-        query.fault = NOTIMP
-        return query
     try:
         _read(query, wire, questions, counts)
     except struct.error:  # cut short
         query.fault = FORMERR
     except _Fault as fault:
         query.fault = fault.code
+    if flags & OPCODE:  # read all the same, as NOTIFY and UPDATE look like a query: what has OPT gets OPT (RFC 6891 §6.1.1)
+        query.fault = NOTIMP
     return query
 
 

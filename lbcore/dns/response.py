@@ -103,7 +103,7 @@ def write(asked: Query, reply: Reply, limit: int) -> bytes:
 def _patched(asked: Query, reply: Reply, body: Body) -> bytes:
     if not body.ttls and not body.origins:
         return body.data
-    data, ttl = bytearray(body.data), reply.ttl.to_bytes(4)
+    data, ttl = bytearray(body.data), min(reply.ttl, body.most).to_bytes(4)
     for at in body.ttls:
         data[at : at + 4] = ttl
     pointer = (0xC000 + HEADER.size + len(asked.name) - reply.origin).to_bytes(2)

@@ -13,6 +13,7 @@ from dns.rdataclass import IN
 from dns.rdatatype import RRSIG, SOA
 
 from lbcore.dns.answers import Body, Forms
+from lbcore.dns.profile import MAX_TTL
 from lbcore.dns.zone import Zone
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class RRset(NamedTuple):
     """Records of one type under one name, as they go into a response.
 
     owner: the name that they are signed under; shown: how the response writes it: ASKED, ORIGIN, or the name itself
-    patched: the route decides their TTL
+    patched: the route decides their TTL, `ttl` is the most that it may be
     signed: at a zone cut only DS and NSEC are
     longest: the TTL that their signature is for, when it is not `ttl`
     """
@@ -46,7 +47,7 @@ class RRset(NamedTuple):
     def shortened(self, most: int) -> RRset:
         """Give the records for a denial that stands in for answers of at most `most` seconds, which it must not outlive."""
         longest = self.ttl if self.longest is None else self.longest
-        return self._replace(ttl=min(self.ttl, most), patched=most <= self.ttl, longest=longest)
+        return self._replace(ttl=min(self.ttl, most), patched=True, longest=longest)
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ def wires(rdatas: Iterable[Rdata]) -> tuple[bytes, ...]:
 
 
 def _body(sections: Sequence[Sequence[tuple[RRset, Sequence[bytes]]]], turn: int, rcode: int, authoritative: bool) -> Body:
-    data, ttls, origins = bytearray(), list[int](), list[int]()
+    data, ttls, origins, most = bytearray(), list[int](), list[int](), MAX_TTL
     counts = [0, 0, 0]
     for number, section in enumerate(sections):
         for rrset, rdtype, rdata in _records(section, turn):
@@ -109,10 +110,11 @@ def _body(sections: Sequence[Sequence[tuple[RRset, Sequence[bytes]]]], turn: int
             data += rrset.shown
             if rrset.patched:
                 ttls.append(len(data) + 4)
+                most = min(most, rrset.ttl)
             data += _FIXED.pack(rdtype, IN, rrset.ttl, len(rdata)) + rdata
             counts[number] += 1
         turn = 0  # only answers rotate
-    return Body(bytes(data), counts[0], counts[1], counts[2], rcode, authoritative, tuple(ttls), tuple(origins))
+    return Body(bytes(data), counts[0], counts[1], counts[2], rcode, authoritative, tuple(ttls), tuple(origins), most)
 
 
 def _records(section: Sequence[tuple[RRset, Sequence[bytes]]], turn: int) -> Iterator[tuple[RRset, int, bytes]]:
