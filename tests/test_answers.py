@@ -197,7 +197,7 @@ def test_a_denial_lives_no_longer_than_an_answer_nor_than_the_zone_says() -> Non
         answers = build([made], [Region("four", 0, 0, addresses=("192.0.2.4",))])
         body = forms_of(answers, "api.example.com", AAAA, (0,)).plain[0]
         assert assembled("api.example.com", AAAA, body, made.key).authority[0].ttl == expected
-        assert bool(body.ttls) == (ttl <= min(negative, zone_ttl))  # else the route's would be longer than the zone's
+        assert (len(body.ttls), body.most) == (1, expected)  # a shorter one of the route's counts, a longer one does not
         assert ask(answers, "nope.example.com", "A").authority[0].ttl == min(negative, zone_ttl)
 
 
@@ -400,6 +400,23 @@ def test_ds_of_a_zone_is_answered_by_the_zone_above() -> None:
     assert found(answers, "a.b.c.example.com").zone is undelegated and found(answers, "a.b.c.example.com").node is None
     assert outcome(ask(answers, "c.example.com", "A")) == "nodata"
     assert outcome(ask(answers, "b.c.example.com", "DS")) == "nodata"
+
+
+def test_a_zone_in_a_signed_one_needs_a_delegation_or_validators_take_it_for_forged(signer: Signer) -> None:
+    inner, without = Zone("x.in.example.com"), zone(records="y.in A 192.0.2.1", keys=signer)
+    with pytest.raises(ConfigError, match=r"NS records of it in example\.com"):
+        build([without, inner], WORLD)
+    build([without, Zone("example.com.net")], WORLD)
+    build([zone(records="x.in NS ns1", keys=signer), inner], WORLD)
+    build([zone(records="in NS ns1", keys=signer), Zone("in.example.com"), inner], WORLD)  # the zone right above it counts
+
+
+def test_addresses_that_no_message_can_hold_are_refused() -> None:
+    many = Region("many", 0, 0, addresses=tuple(f"2001:db8::{number:x}" for number in range(2001)))
+    with pytest.raises(ConfigError, match=r"regions\.many\.addresses = 2001: expected at most 2000"):
+        build([zone()], [many])
+    most = dataclasses.replace(many, addresses=many.addresses[:2000])
+    assert all(len(body.data) < 60_000 for body in forms_of(build([zone()], [most]), "api.example.com", AAAA, (0,)).plain)
 
 
 def test_zones_that_do_not_fit_together_are_refused_with_every_violation() -> None:

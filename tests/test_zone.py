@@ -91,6 +91,8 @@ WRONG: list[tuple[dict[str, Any], set[str]]] = [
     ({"glue": {"ns": ("192.0.2.300",), "other": ("192.0.2.3",)}}, {"dns.glue.ns", "dns.glue.other"}),
     ({"glue": {"ns": ("fe80::1%eth0",)}}, {"dns.glue.ns"}),
     ({"profiles": {"api.example.net.": PROFILE, "": PROFILE, "a" * 64: PROFILE}}, {"dns.name"}),
+    ({"profiles": {"api": PROFILE, "API": PROFILE}}, {"dns.name"}),
+    ({"profiles": {"api": PROFILE}, "aliases": {"x": "api", "x.example.com": "api"}}, {"dns.aliases"}),
     ({"aliases": {"x.example.net.": "api"}}, {"dns.aliases"}),
     ({"aliases": {"@": ""}}, {"dns.aliases"}),
     ({"aliases": {"@": "api"}}, {"dns.aliases"}),  # nothing steers it
@@ -100,6 +102,7 @@ WRONG: list[tuple[dict[str, Any], set[str]]] = [
     ({"records": "api A 192.0.2.1\n", "profiles": {"api": PROFILE}}, {"records:1"}),
     ({"records": "api CNAME x\n", "aliases": {"api": "b"}, "profiles": {"b": PROFILE}}, {"records:1"}),
     ({"records": "sub NS ns.example.net.\n", "profiles": {"sub": PROFILE, "x.sub": PROFILE}}, {"dns.name"}),
+    ({"records": "www 2147483648 A 192.0.2.1\n"}, {"records:1"}),
     ({"records": "ns CNAME x\n", "glue": {"ns": "192.0.2.1"}}, {"records:1"}),
 ]  # fmt: skip
 
@@ -181,6 +184,10 @@ def test_a_file_in_another_encoding_or_that_does_not_exist(tmp_path: Path) -> No
     assert violations(file) == [(f"{file}:2", b"\xe9")]
     with pytest.raises(FileNotFoundError):
         Zone("example.com", records=tmp_path / "none.zone")
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_name() -> None:
+    assert b"\3www" + Zone("example.com").key in Zone("example.com", records="\ufeffwww A 192.0.2.1").content
 
 
 def test_records_too_long_for_any_message() -> None:

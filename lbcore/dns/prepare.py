@@ -12,12 +12,13 @@ from dns.rdatatype import AAAA, DS, HTTPS, NSEC, SVCB, A
 
 from lbcore.dns.answers import Answers, Entry, Forms, Node, Root
 from lbcore.dns.fixed import Part, prepare_part
-from lbcore.dns.names import ancestors, key_of, parent, within
+from lbcore.dns.names import ROOT, ancestors, key_of, parent, within
 from lbcore.dns.place import Place, place_of
 from lbcore.dns.profile import Profile
 from lbcore.dns.steered import MAX_PAIRS, Steered
 from lbcore.dns.writing import spelled_out
 from lbcore.dns.zone import Zone
+from lbcore.dns.zonefile import cuts
 from lbcore.errors import ConfigError, Violation
 from lbcore.region import Region
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from lbcore.dns.dnssec import Signer
 
 __all__ = ["build", "check_zones"]
+
+MAX_ADDRESSES = 2000  # with the longest signature they go into a message over TCP
 
 
 def build(
@@ -41,6 +44,7 @@ def build(
     ordered = sorted(zones, key=lambda zone: len(zone.apex))
     check_zones(ordered)
     places = [place_of(region) for region in objects]
+    _check_places(objects, places)
     building = _Building(ordered, places, hosts=frozenset(key_of(place.alias) for place in places if place.alias is not None))
     for zone in ordered:
         signer = (signers or {}).get(zone.apex, zone.keys)
@@ -51,18 +55,35 @@ def build(
 
 
 def check_zones(zones: Iterable[Zone]) -> None:
-    """Check what only zones together can get wrong: one that comes twice, and aliases of names that none steers; ConfigError tells all."""
-    violations, seen, steered = [], set[bytes](), set[bytes]()
+    """Check what only zones together can get wrong; ConfigError tells all.
+
+    That is a zone that comes twice, aliases of names that none steers, and a zone in a signed one that denies it for lack of NS.
+    """
+    violations, seen, steered = [], dict[bytes, Zone](), set[bytes]()
     zones = [*zones]
     for zone in zones:
-        if zone.key in seen:
+        if seen.setdefault(zone.key, zone) is not zone:
             violations.append(Violation("dns.zone", zone.origin, "a zone that is named once"))
-        seen.add(zone.key)
         steered.update(zone.steered)
     for zone in zones:
+        above = next((seen[key] for key in ancestors(parent(zone.key), ROOT) if key in seen), None)
+        if above is not None and above.keys is not None and zone.key not in cuts(above.content, above.key):
+            violations.append(Violation("dns.zone", zone.origin, f"NS records of it in {above.origin}, which is signed"))
         for text in zone.aliases.values():
             if (target := zone.absolute(text)) is None or key_of(target) not in steered:
                 violations.append(Violation("dns.aliases", text, "a steered name"))
+    if violations:
+        raise ConfigError(violations)
+
+
+def _check_places(objects: Sequence[Region | None], places: Sequence[Place]) -> None:
+    """Refuse regions whose addresses no message can hold; ConfigError tells all."""
+    expected = f"at most {MAX_ADDRESSES} of one family"
+    violations = [
+        Violation(f"regions.{region.name}.addresses", len(region.addresses), expected)
+        for region, place in zip(objects, places, strict=True)
+        if region is not None and max(len(place.ipv4), len(place.ipv6)) > MAX_ADDRESSES
+    ]
     if violations:
         raise ConfigError(violations)
 

@@ -195,9 +195,12 @@ class Zone:
 
     def _wrong_names(self) -> Iterator[Violation]:
         for key, texts in (("name", [*self.profiles]), ("aliases", [*self.aliases])):
+            seen: dict[Name, str] = {}
             for text in texts:
-                if self._inner(text) is None:
+                if (name := self._inner(text)) is None:
                     yield Violation(f"dns.{key}", text, f"a name in {self.origin}, or @ for the zone itself")
+                elif seen.setdefault(name, text) != text:
+                    yield Violation(f"dns.{key}", text, f"a name given once; {seen[name]!r} is the same")
         for target in self.aliases.values():
             if self.absolute(target) is None:
                 yield Violation("dns.aliases", target, "a steered name")

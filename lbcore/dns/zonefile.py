@@ -37,6 +37,7 @@ from dns.rdatatype import (
 )  # fmt: skip
 
 from lbcore.dns.names import WILD, from_key, key_of, parent, within
+from lbcore.dns.profile import MAX_TTL
 from lbcore.errors import Violation
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def read(records: str | Path | None, origin: Name, ttl: int, violations: list[Vi
     file = str(records) if isinstance(records, Path) else "records"
     content = records.read_bytes() if isinstance(records, Path) else records.encode(errors="surrogatepass")
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # some editors begin a file with a mark that would be taken for part of a name
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         violations.append(Violation(f"{file}:{line}", content[error.start : error.end], "text in UTF-8"))
@@ -129,6 +130,8 @@ class _Sink:
         if not within(key, self.origin_key):
             self.violations.append(Violation(where, str(name), f"a name in {self.origin}"))
             return
+        if ttl > MAX_TTL:
+            self.violations.append(Violation(where, f"{name} {ttl}", f"a TTL of at most {MAX_TTL} seconds"))
         types = self.content.setdefault(key, {})
         before = types.get(rdtype)
         if before is None:
