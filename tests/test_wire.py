@@ -17,10 +17,11 @@ import pytest
 from conftest import Clock
 from hypothesis import given
 from hypothesis import strategies as st
-from resolving import OWNER, PROFILE, REGIONS, answers, balancer, client_of
+from resolving import OWNER, PROFILE, REGIONS, ZONE, answers, balancer, client_of
 
 from lbcore import Balancer, Region
 from lbcore.dns import Responder
+from lbcore.dns._rrl import RateLimiter
 from lbcore.dns._wire import Wire
 from lbcore.dns.answers import Answers
 from lbcore.dns.dnssec import Signer
@@ -197,6 +198,18 @@ def test_a_client_subnet_is_strictly_read(lb: Balancer) -> None:
     for bad in (good[:3], good[:-1], good + b"\0", good[:3] + b"\x18" + good[4:], b"\0\x03" + good[2:], good[:2] + b"\x21" + good[3:],
                 struct.pack("!HBB", 1, 23, 0) + bytes((81, 2, 1)), b""):  # fmt: skip
         assert asked(bad) is None, bad.hex()
+
+
+@pytest.mark.parametrize(("name", "rdtype"), [*USUAL, ("api.eu.example.com", "TYPE65281")])
+def test_both_paths_draw_on_one_bucket_for_an_answer_and_on_others_for_others(lb: Balancer, name: str, rdtype: str) -> None:
+    limiter = RateLimiter(2, 0, ())
+    responder = Responder(lb, ZONE, rrl=limiter)
+    wire = published(lb, rrl=limiter)
+    while wire.answer(query(name, rdtype), "192.0.2.1") is not None:
+        pass
+    assert responder.answer(query(name, rdtype), "192.0.2.1") is None
+    assert responder.answer(query("ns1.example.com", "A"), "192.0.2.1") is not None
+    assert wire.answer(query("ns1.example.com", "AAAA"), "192.0.2.1") is not None
 
 
 # ===== while serving

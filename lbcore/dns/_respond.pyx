@@ -15,7 +15,7 @@ from lbcore.dns._packet cimport (
 )
 from lbcore.dns._prepared cimport body, entry, find_node, forms, node, store, zone
 from lbcore.dns._route cimport NODATA, NXDOMAIN, choice, choose
-from lbcore.dns._rrl cimport DROP, SLIP, rrl_verdict
+from lbcore.dns._rrl cimport DROP, SLIP, answer_hash, rrl_verdict
 
 cdef enum:
     EDE = 15                     # RFC 8914; info code 0, "other", with a text
@@ -39,7 +39,8 @@ cdef zone NOWHERE
 cdef struct reply:
     const zone* zone
     const body* body
-    uint64_t topic               # what rate limiting counts together
+    const node* topic            # what rate limiting counts together: a name, NULL = every foreign one,
+    uint16_t topic_type          # and a type, 0 = all that the name lacks
     uint32_t ttl, scope
     bint steered, fail_open, suspect, foreign, truncated, known
     uint8_t cookie[COOKIE_SIZE]
@@ -96,11 +97,11 @@ cdef const forms* answer_of(const view* v, const query* q, const ip* source, uin
     if FIRST_META <= q.type <= ANY or q.type == OPT:
         return NULL
     if n == NULL:
-        r.foreign, r.topic, r.zone = True, 0, &NOWHERE
+        r.foreign, r.topic, r.zone = True, NULL, &NOWHERE
         return &FOREIGN
     if n.referral:
         return NULL
-    r.topic, r.zone = n.hash, n.zone
+    r.topic, r.zone = n, n.zone
     if not exact:
         if q.dnssec_ok and n.zone.signed_zone:
             return NULL                      # the proof that the name does not exist depends on the name
@@ -110,7 +111,7 @@ cdef const forms* answer_of(const view* v, const query* q, const ip* source, uin
     e = entry_of(n, q.type)
     if e == NULL:
         return NULL
-    r.topic = n.hash + q.type
+    r.topic, r.topic_type = n, q.type if e != n.other else 0
     return prepared(&e.fixed) if e.root < 0 else steer(v, e, q, source, turn, r)
 
 
@@ -201,7 +202,9 @@ cdef bint shown(const settings* w, const context* c, const query* q, const ip* s
 
 cdef bint limited(const settings* w, context* c, const ip* source, reply* r) noexcept nogil:
     """Apply rate limiting; True when nothing is to be sent, else the answer may have become a truncated one."""
-    cdef int verdict = rrl_verdict(w.rrl, source, <uint32_t>(r.topic >> 16), c.now_ms)
+    cdef const uint8_t* name = r.topic.name if r.topic != NULL else NULL
+    cdef uint32_t answer = answer_hash(name, r.topic.name_size if r.topic != NULL else 0, r.topic_type)
+    cdef int verdict = rrl_verdict(w.rrl, source, answer, c.now_ms)
     if verdict == DROP:
         tally(&c.counts[LIMITED_DROPPED])
         return True
@@ -239,7 +242,7 @@ cdef int32_t respond_to(
     cdef uint32_t turn = big16(packet)
     cdef bint known
     r.steered = r.fail_open = r.suspect = r.foreign = r.truncated = r.known = False
-    r.scope = r.ttl = 0
+    r.scope = r.ttl = r.topic_type = 0
     f = answer_of(v, q, source, turn, &r)
     r.body = body_of(f, q, r.zone.signed_zone, turn) if f != NULL else NULL
     if r.body == NULL:
