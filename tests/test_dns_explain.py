@@ -82,7 +82,28 @@ def test_aliases_and_wildcards_are_steered(lb: Balancer, name: str) -> None:
     assert told(lb, Profile(), name, None).scope == 0
 
 
-@pytest.mark.parametrize("name", ["www.example.com", "eu.example.com", "x.sub.example.com", "example.org"])
+@pytest.mark.parametrize("name", [
+    "www.example.com", "eu.example.com", "x.sub.example.com", "example.org", "text.eu.example.com", "x.text.eu.example.com",
+    "b.eu.example.com", "x.b.eu.example.com", "cut.eu.example.com", "x.cut.eu.example.com",
+])  # fmt: skip
 def test_other_names_are_not(lb: Balancer, name: str) -> None:
-    zones = [Zone("example.com", {"api": Profile(), "*.eu": Profile()}), Zone("sub.example.com")]
+    records = "text.eu TXT x\na.b.eu TXT x\ncut.eu NS ns.example.net."
+    zones = [Zone("example.com", {"api": Profile(), "*.eu": Profile()}, records=records), Zone("sub.example.com")]
     assert explain(lb, zones, dns.name.from_text(name), LONDON) is None
+
+
+def test_an_alias_of_another_zones_name_and_one_beside_records_are_explained_as_they_are_answered() -> None:
+    lb = Balancer([Region("westeurope", gateway="https://gw.example.net"), Region("eastus", addresses=["192.0.2.1"])])
+    steered = Zone("example.com", {"api": Profile(), "mx": Profile()}, records="mx MX 1 mail")
+    zones = [steered, Zone("example.org", aliases={"@": "api.example.com."})]
+    answers = {name: explain(lb, zones, dns.name.from_text(name), LONDON) for name in ("api.example.com", "mx.example.com", "example.org")}
+    assert [found and found.answer for found in answers.values()] == ["westeurope", "eastus", "eastus"]
+
+
+def test_a_region_may_be_spelled_as_people_do() -> None:
+    lb = Balancer([Region("West US 2", addresses=["192.0.2.1"])])
+    assert "westus2 is the closest" in told(lb, Profile(endpoints=(Endpoint("West US 2"),))).text().replace("West US 2", "westus2")
+
+
+def test_what_holds_for_a_client_that_cannot_be_located_is_not_said_of_everybody(lb: Balancer) -> None:
+    assert "holds for whoever cannot be located" in told(lb, Profile(), client=None).text()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from lbcore.dns.answers import Root
 from lbcore.dns.names import key_of
 from lbcore.dns.place import place_of
+from lbcore.dns.prepare import build
 from lbcore.dns.route import Choice, compile_routes
 from lbcore.dns.status import endpoint_status, endpoints_of, profile_status
+from lbcore.errors import UnknownRegionError
 
 if TYPE_CHECKING:
     from dns.name import Name
@@ -63,33 +65,19 @@ class Explanation:
         for hop in self.hops:
             lines.append(f"Profile {hop.profile or 'of the name'} ({hop.method}, {hop.status}): {hop.why}")
             lines += [f"  {name:<20} {status}" for name, status in hop.endpoints]
-        whom = f"the client's /{self.scope}" if self.scope else "everybody"
+        whom = f"the client's /{self.scope}" if self.scope else "everybody" if self.client else "whoever cannot be located"
         lines.append(f"The answer holds for {whom}, for {self.ttl} s." + (" It fails open: nothing is up." if self.fail_open else ""))
         return "\n".join(lines)
 
 
 def steering(zones: Iterable[Zone], name: Name) -> tuple[Zone, Profile, bool] | None:
     """Give the zone and the profile that steer a name, and whether it cannot be a CNAME; None when none does."""
-    within = [zone for zone in zones if name.is_subdomain(zone.apex)]
-    zone = max(within, key=lambda zone: len(zone.apex), default=None)
-    if zone is None:
+    zones = [*zones]
+    found = build(zones, (), signers=dict.fromkeys(zone.apex for zone in zones)).find(key_of(name))  # what answers look names up in
+    node = found.node if found is not None else None
+    if node is None or node.profile is None or node.steered is None:
         return None
-    stands_for = {target: profile for each in within for target, profile in each.steered.items()}
-    for key in _candidates(name, zone):
-        if (profile := zone.steered.get(key)) is not None:
-            return zone, profile, name == zone.apex
-        if (target := zone.stands_for.get(key)) is not None and (profile := stands_for.get(target)) is not None:
-            return zone, profile, True
-    return None
-
-
-def _candidates(name: Name, zone: Zone) -> Iterator[bytes]:
-    """Give the name's own key, then those of the wildcards above it, the nearest first."""
-    import dns.name
-
-    yield key_of(name)
-    for cut in range(1, len(name) - len(zone.apex) + 1):
-        yield key_of(dns.name.Name((b"*", *name.labels[cut:])))
+    return node.zone, node.profile, node.steered.direct
 
 
 def explain(lb: Balancer, zones: Iterable[Zone], name: Name, client: str | None) -> Explanation | None:
@@ -129,7 +117,10 @@ def _hops(lb: Balancer, profile: Profile, choice: Choice, regions: Sequence[str]
 
 def _below(lb: Balancer, endpoint: Endpoint) -> set[str]:
     if endpoint.profile is None:
-        return {lb.region(endpoint.region).name} if endpoint.region in {region.name for region in lb.regions} else set()
+        try:
+            return {lb.region(endpoint.region).name}
+        except UnknownRegionError:
+            return set()
     return {name for one in endpoints_of(lb, endpoint.profile) for name in _below(lb, one)}
 
 

@@ -32,12 +32,12 @@ MAX_ADDRESSES = 2000  # with the longest signature they go into a message over T
 
 def build(
     zones: Iterable[Zone], objects: Sequence[Region | None], *,
-    signers: Mapping[Name, Signer] | None = None, before: Answers | None = None,
+    signers: Mapping[Name, Signer | None] | None = None, before: Answers | None = None,
 ) -> Answers:  # fmt: skip
     """Prepare everything that these zones may say.
 
     objects: the region in each slot of the latency table, as `Balancer.objects` has them
-    signers: by the name of the zone; default: each zone's own `keys`
+    signers: by the name of the zone, None = it is not signed; default: each zone's own `keys`
     before: earlier Answers, of which the zones are taken over that are the same objects and need no new signatures
     Raises ConfigError as `check_zones` does.
     """
