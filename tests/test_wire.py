@@ -204,7 +204,7 @@ def test_a_client_subnet_is_strictly_read(lb: Balancer) -> None:
 def test_both_paths_draw_on_one_bucket_for_an_answer_and_on_others_for_others(lb: Balancer, name: str, rdtype: str) -> None:
     limiter = RateLimiter(2, 0, ())
     responder = Responder(lb, ZONE, rrl=limiter)
-    wire = published(lb, rrl=limiter)
+    wire = published(lb, ZONE, rrl=limiter)
     while wire.answer(query(name, rdtype), "192.0.2.1") is not None:
         pass
     assert responder.answer(query(name, rdtype), "192.0.2.1") is None
