@@ -141,6 +141,23 @@ def test_a_zone_that_is_not_signed_is_answered_here_even_within_one_that_is(lb: 
         assert sum(map(len, (*response.answer, *response.authority))) == records  # of the denial of DS: SOA, NSEC, their signatures
 
 
+def test_signatures_asked_for_by_themselves_are_the_responders_and_no_denial(lb: Balancer) -> None:
+    signer = Signer("example.com", [Key.generate("example.com", timing=Timing(activate=0))])
+    made = Zone("example.com", {"api.eu": PROFILE, "*.w": PROFILE}, keys=signer, records="text TXT x")
+    wire, responder = published(lb, made), Responder(lb, made)
+    cases = ((OWNER, "A", 0), ("text.example.com", "TXT", 0), ("x.w.example.com", "A", 2), ("eu.example.com", "", 4))
+    for name, covered, authorities in cases:
+        for wanted in (False, True):
+            packet = query(name, "RRSIG", want_dnssec=wanted)
+            assert wire.answer(packet, client_of("four")) is None
+            answer = responder.answer(packet, client_of("four"))
+            assert answer is not None
+            response = dns.message.from_wire(answer)
+            assert [text.split()[0] for text in answers(response, "RRSIG")] == ([covered] if covered else [])
+            assert all(rrset.ttl == (PROFILE.ttl if covered == "A" else 3600) for rrset in response.answer)
+            assert not wanted or sum(map(len, response.authority)) == authorities
+
+
 def test_without_any_zone_everything_is_refused(lb: Balancer) -> None:
     wire = Wire()
     wire.publish(Answers(), compile_routes((), lb))

@@ -18,6 +18,7 @@ from lbcore.dns._route cimport NODATA, NXDOMAIN, choice, choose
 from lbcore.dns._rrl cimport DROP, SLIP, answer_hash, rrl_verdict
 
 cdef enum:
+    RRSIG = 46
     EDE = 15                     # RFC 8914; info code 0, "other", with a text
     FAIL_OPEN_SIZE = 32
     SUSPECT_SIZE = 39
@@ -94,7 +95,7 @@ cdef const forms* answer_of(const view* v, const query* q, const ip* source, uin
     cdef bint exact
     cdef const node* n = find(v.answers, q, &exact)
     cdef const entry* e
-    if FIRST_META <= q.type <= ANY or q.type == OPT:
+    if FIRST_META <= q.type <= ANY or q.type == OPT or (q.type == RRSIG and n != NULL and n.zone.signed_zone):
         return NULL
     if n == NULL:
         r.foreign, r.topic, r.zone = True, NULL, &NOWHERE

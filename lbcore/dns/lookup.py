@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dns.rcode
 import dns.rdatatype
 from dns.rcode import REFUSED, SERVFAIL, Rcode
-from dns.rdatatype import AAAA, ANY, AXFR, HTTPS, IXFR, SVCB, A, RdataType
+from dns.rdatatype import AAAA, ANY, AXFR, HTTPS, IXFR, RRSIG, SVCB, A, RdataType
 
 from lbcore.dns.answers import Body, Entry, Forms, Found, Node
 from lbcore.dns.current import Version
 from lbcore.dns.names import from_key
 from lbcore.dns.query import Query
-from lbcore.dns.response import FAIL_OPEN, NOT_AUTHORITATIVE, PROHIBITED, SUSPECT, Reply, failed
+from lbcore.dns.response import FAIL_OPEN, NOT_AUTHORITATIVE, PROHIBITED, SUSPECT, Reply, failed, only
 from lbcore.dns.route import Choice
 
 __all__ = ["Lookup", "result_of"]
@@ -53,7 +55,11 @@ class Lookup:
         if node is None:
             labels = (self._text(found.zone.key), "", "", "", "nxdomain")
             return Reply(self._denial(asked, found), labels=labels, topic=(encloser.name, 0))
-        reply = self._any(asked, node, source) if asked.rdtype == ANY else self._typed(asked, node, asked.rdtype, source)
+        if asked.rdtype == RRSIG and self.version.answers.parts[found.zone].chain is not None:
+            reply = self._any(replace(asked, dnssec_ok=True), node, source)
+            reply.body = only(RRSIG, reply.body)  # a denial would contradict the NSEC that goes with it
+        else:
+            reply = self._any(asked, node, source) if asked.rdtype == ANY else self._typed(asked, node, asked.rdtype, source)
         if found.wildcard and asked.dnssec_ok:
             reply.body = self._proven(asked, node, reply.body)
         return reply

@@ -10,7 +10,7 @@ from lbcore.dns.answers import Body
 from lbcore.dns.query import HEADER, OPCODE, QR, RD, Query
 from lbcore.dns.route import Choice
 
-__all__ = ["FAIL_OPEN", "MAX_UDP", "NOT_AUTHORITATIVE", "PROHIBITED", "SUSPECT", "Error", "Reply", "failed", "size_limit", "write"]
+__all__ = ["FAIL_OPEN", "MAX_UDP", "NOT_AUTHORITATIVE", "PROHIBITED", "SUSPECT", "Error", "Reply", "failed", "only", "size_limit", "write"]
 
 MAX_UDP = 1232  # bytes, never fragmented: DNS Flag Day 2020
 MIN_UDP = 512
@@ -134,6 +134,20 @@ def _without_additional(body: Body) -> Body:
         data=body.data[:end], additionals=0,
         ttls=tuple(at for at in body.ttls if at < end), origins=tuple(at for at in body.origins if at < end),
     )  # fmt: skip
+
+
+def only(rdtype: int, body: Body) -> Body:
+    """Give an answer with its records of one type alone; a denial as it is. Its records are those of the name asked for."""
+    if not body.answers:
+        return body
+    data, ttls, count, at = bytearray(), list[int](), 0, 0
+    for _ in range(body.answers):
+        start, at = at, _record_end(body.data, at)
+        if _RECORD.unpack_from(body.data, start + 2)[0] == rdtype:
+            ttls += [ttl - start + len(data) for ttl in body.ttls if start < ttl < at]
+            data += body.data[start:at]
+            count += 1
+    return Body(bytes(data), count, rcode=body.rcode, ttls=tuple(ttls), most=body.most)
 
 
 def _record_end(data: bytes, at: int) -> int:
