@@ -53,7 +53,7 @@ class Running:
         return Offer(self.server.sockets, None, self.state, {"four": "refused"})
 
     async def finish(self) -> None:
-        self.server.shared = self.finished = True
+        self.server.handed_over = self.finished = True
         await self.server.stop_reading()
 
 
@@ -117,7 +117,7 @@ async def test_an_old_process_that_dies_half_way_ends_nothing(running: Running, 
     address = running.server.address
     predecessor = await take_over(tmp_path / "dns.sock")
     assert predecessor is not None
-    running.server.shared = True
+    running.server.handed_over = True
     await running.server.stop_reading()
     await running.control.__aexit__(None, None, None)
     async with Server(Responder(balancer(clock), PROFILE), *address, inherited=predecessor.offer.dns) as server:
@@ -209,7 +209,7 @@ async def test_fewer_or_more_threads_lose_nothing(clock: Clock, before: int, aft
             copies = [each.dup() for each in old.sockets]
             async with Server(Responder(balancer(clock), PROFILE), *address, threads=after, inherited=copies) as new:
                 await load.more(200)
-                old.shared = True
+                old.handed_over = True
                 await old.stop_reading()
                 await load.more(200)
                 new.release()
@@ -218,13 +218,34 @@ async def test_fewer_or_more_threads_lose_nothing(clock: Clock, before: int, aft
                 assert await load.lost() == 0
 
 
+async def test_who_is_taken_over_while_taking_over_leaves_the_sockets_alone(clock: Clock) -> None:
+    """Three processes in a row: the second hears that the first is gone while it gives its sockets to the third."""
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(Server(Responder(balancer(clock), PROFILE), port=0))
+        second, third = [
+            await stack.enter_async_context(
+                Server(Responder(balancer(clock), PROFILE), *first.address, inherited=[each.dup() for each in first.sockets])
+            )
+            for _ in range(2)
+        ]
+        second.handed_over = True
+        ending = asyncio.create_task(second.stop_reading())
+        await asyncio.sleep(0)
+        second.release()
+        await ending
+        first.handed_over = True
+        await first.stop_reading()
+        third.release()
+        assert await asked(third)
+
+
 async def test_other_addresses_are_bound_or_closed(clock: Clock) -> None:
     async with Server(Responder(balancer(clock), PROFILE), listen=[("127.0.0.1", 0), ("127.0.0.2", 0)]) as old:
         first, second = old.addresses
         copies = [each.dup() for each in old.sockets]
         wanted = [second, ("127.0.0.3", 0)]
         async with Server(Responder(balancer(clock), PROFILE), listen=wanted, inherited=copies) as new:
-            old.shared = True
+            old.handed_over = True
             await old.stop_reading()
             assert await asked(first)  # until it is known that the other is gone
             new.release()

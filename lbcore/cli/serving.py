@@ -97,7 +97,7 @@ class Serving:
                 notify("STOPPING=1")
                 if self._broken:
                     raise self._broken
-                self._server.shared |= self._control is not None and self._control.busy
+                self._server.handed_over |= self._control is not None and self._control.busy
         finally:
             if predecessor:
                 predecessor.close()
@@ -235,7 +235,7 @@ class Serving:
         return Offer(self._server.sockets, self._page.socket if self._page else None, state, down, secrets)
 
     async def _finish(self) -> None:
-        self._server.shared = True
+        self._server.handed_over = True
         await self._server.stop_reading()
         self._end.set()
 

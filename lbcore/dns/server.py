@@ -68,7 +68,8 @@ class Server:
         self._listen, self._threads, self._inherited = [*listen] or [(host, port)], threads, [*inherited]
         self._idle, self._most = idle, connections
         self._wire, self._log = wire, log
-        self.shared = bool(self._inherited)  # another process reads the sockets, too: they must stay as they are
+        self.handed_over = False  # to a process that takes over
+        self._preceded = bool(self._inherited)  # by a process that may still read
         self._spare: list[socket.socket] = []  # inherited, and needed only until the other process is gone
         self._accepting: dict[socket.socket, asyncio.Server] = {}
         self._ticker: asyncio.Task[None] | None = None
@@ -143,9 +144,14 @@ class Server:
             endpoint.close()
         self._close_spare()
 
+    @property
+    def shared(self) -> bool:
+        """Say whether another process reads the sockets, too, the one before or the one after: they must stay as they are."""
+        return self._preceded or self.handed_over
+
     def release(self) -> None:
         """Say that the process that this server took over from reads no more: inherited sockets that are not needed are closed."""
-        self.shared = False
+        self._preceded = False
         self._close_spare()
 
     def _close_spare(self) -> None:
