@@ -177,13 +177,13 @@ def test_everything_wrong_with_zones_is_told_by_their_place(tmp_path: Path) -> N
     (tmp_path / "bad.zone").write_text("www A 192.0.2.1\nwww CNAME x\nbad A x\n")
     entries = [
         {"zone": "example.com", "names": {"api": "trafic"}, "records": "bad.zone"}, {"zone": "example.net", "aliases": {"@": "x"}},
-        {"zone": "example.org", "records": "none.zone"}, {"zone": "example.edu", "keys": "none"},
+        {"zone": "example.org", "records": "none.zone"}, {"zone": "example.edu", "keys": "none", "records": "none.zone"},
     ]  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         zones_of(parse(of(dns={"zones": entries}), folder=tmp_path))
     assert [violation.where for violation in caught.value.violations] == [
-        "dns.zones[0].names.api", f"{tmp_path}/bad.zone:3", f"{tmp_path}/bad.zone:2", "dns.zones[1].aliases", "dns.zones[2].records",
-        "dns.zones[3].keys",
+        "settings: dns.zones[0].names.api", f"{tmp_path}/bad.zone:3", f"{tmp_path}/bad.zone:2", "settings: dns.zones[1].aliases",
+        "settings: dns.zones[2].records", "settings: dns.zones[3].keys", "settings: dns.zones[3].records",
     ]  # fmt: skip
     assert [*violations(of(dns={"zone": "a", "serial": 2, "zones": [{"zone": "b"}]}))] == ["dns.zone", "dns.serial"]
 
@@ -213,6 +213,22 @@ kind = "consecutiv"
 [sync]
 interval_seconds = 10.0
 """
+
+
+@pytest.mark.parametrize(
+    ("section", "shown"),
+    [
+        ({"listen": ["127.0.0.1:5353", "localhost:53"]}, {"dns.listen[1]": "localhost:53"}),
+        ({"listen": ["[::1]:53", "[::1]:53"]}, {"dns.listen": ["[::1]:53", "[::1]:53"]}),  # bound once, the second would be in use
+        ({"metrics": "9190"}, {"dns.metrics": "9190"}),
+    ],
+)
+def test_addresses_that_cannot_be_listened_on_are_shown_as_they_stand(section: dict[str, Any], shown: dict[str, object]) -> None:
+    assert {where: value for where, (value, *_) in violations(of(dns=section)).items()} == shown
+
+
+def test_any_free_port_may_be_asked_for_twice() -> None:
+    assert parse(of(dns={"metrics": "", "listen": ["127.0.0.1:0"] * 2})).dns_listen == [("127.0.0.1", 0)] * 2
 
 
 def test_ten_mistakes_are_all_reported_with_file_key_value_expectation_and_nearest_name(tmp_path: Path) -> None:
@@ -408,8 +424,8 @@ def test_what_the_profile_judges_is_told_of_all_nested_ones_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         zones_of(parse(of(traffic_manager={**section, "profiles": [nested]})))
     found = {violation.where: violation.nearest for violation in caught.value.violations}
-    assert {*found} == {"traffic_manager.profiles[0].endpoints[0].geo_mapping", "traffic_manager.endpoints[1].subnets"}
-    assert found["traffic_manager.endpoints[1].subnets"] == "10.0.0.0/8"
+    assert {*found} == {f"settings: traffic_manager.{key}" for key in ("profiles[0].endpoints[0].geo_mapping", "endpoints[1].subnets")}
+    assert found["settings: traffic_manager.endpoints[1].subnets"] == "10.0.0.0/8"
 
 
 # ===== whatever is thrown at it

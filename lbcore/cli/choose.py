@@ -135,10 +135,13 @@ def check(config: File, probe: Probe = False, json: AsJson = False) -> None:
 def _check_dns(settings: Settings) -> None:
     """Let zones and profiles check their own rules, where dnspython is installed."""
     try:
+        from lbcore.cli.cookies import read
         from lbcore.dns.configured import zones_of
     except ImportError:
         return
     zones_of(settings)
+    if settings.cookie_secret:
+        read(settings.cookie_secret)
 
 
 def _described(lb: Balancer, name: str) -> dict[str, Any]:

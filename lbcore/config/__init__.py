@@ -61,6 +61,7 @@ class Settings:
     """A valid lbcore.toml: its tables as they stand in `.document`, and what the library makes of them."""
 
     document: Document
+    name: str  # of the file, for what is found wrong later
     folder: Path  # relative paths in the file start here
     regions: tuple[Region, ...]  # the primary first, when there is one
     monitor: Monitor
@@ -179,7 +180,7 @@ def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()
     if problems or document is None:
         problems.sort(key=lambda problem: _place_in(data, problem[0]))
         raise ConfigError(Violation(f"{name}: {_dotted(where)}", value, expected, near) for where, value, expected, near in problems)
-    return Settings(document, folder, tuple(regions), monitor)
+    return Settings(document, name, folder, tuple(regions), monitor)
 
 
 # ===== what pydantic says, in our words

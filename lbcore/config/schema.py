@@ -29,8 +29,22 @@ def split_listen(text: str) -> tuple[str, int]:
 
 
 def _listen(text: str) -> str:
-    split_listen(text)
+    try:
+        split_listen(text)
+    except ValueError:  # pydantic's own would put the host in place of the text
+        raise ValueError(text) from None
     return text
+
+
+def _listen_or_nowhere(text: str) -> str:
+    return text and _listen(text)
+
+
+def _different(texts: list[str]) -> list[str]:
+    for text in texts:
+        if texts.count(text) > 1 and not text.endswith(":0"):
+            raise ValueError(text)
+    return texts
 
 
 def _address(text: str) -> str:
@@ -236,13 +250,15 @@ class RateLimit(Section):
 class Dns(ZoneSection):
     """`[dns]`: the responder, and its zone when it is the only one."""
 
-    listen: Annotated[list[Listen], BeforeValidator(_listed)] = Field(
+    listen: Annotated[list[Listen], BeforeValidator(_listed), AfterValidator(_different)] = Field(
         default=["127.0.0.1:5353"], min_length=1,
-        description='an address and port such as "127.0.0.1:5353" or "[::1]:53", or a list of them',
+        description='an address and port such as "127.0.0.1:5353" or "[::1]:53", or a list of different ones',
     )  # fmt: skip
     threads: int = Field(default=1, ge=1, le=256, description="a whole number of threads for each address, 1..256")
     control: str = Field(default="", description='the path of a socket, such as "/run/lbcore/dns.sock", or ""')
-    metrics: Listen | Literal[""] = Field(default="127.0.0.1:9190", description='an address and port such as "127.0.0.1:9190", or ""')
+    metrics: Annotated[str, AfterValidator(_listen_or_nowhere)] = Field(
+        default="127.0.0.1:9190", description='an address and port such as "127.0.0.1:9190", or ""'
+    )
     query_log: str = Field(default="", description='the path of a file, or ""')
     query_log_sample: int = Field(default=100, ge=1, description="a whole number: one answer of so many is logged")
     nsid: str = Field(default="", pattern=r"^[ -~]{0,64}$", description="at most 64 printable ASCII characters")

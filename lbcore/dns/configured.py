@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["profiles_of", "zones_of"]
 
+_KEY = re.compile(r"(dns|traffic_manager)\b(?!.*:\d+$)")
+
 KEYS = {
     "method": "traffic_routing_method", "geo": "geo_mapping", "min_children": "min_child_endpoints",
     "min_children_ipv4": "min_child_endpoints_ipv4", "min_children_ipv6": "min_child_endpoints_ipv6",
@@ -59,6 +61,13 @@ def zones_of(settings: Settings, before: Iterable[Zone] = ()) -> list[Zone]:
 
     before: zones in use, which are given again where nothing about them has changed: what was prepared for them then still holds
     """
+    try:
+        return _zones_of(settings, before)
+    except ConfigError as error:
+        raise ConfigError([_located(violation, settings.name) for violation in error.violations]) from None
+
+
+def _zones_of(settings: Settings, before: Iterable[Zone]) -> list[Zone]:
     profiles, old = profiles_of(settings), {zone.key: zone for zone in before}
     zones: list[Zone] = []
     violations: list[Violation] = []
@@ -80,8 +89,12 @@ def _zone(options: Mapping[str, Any], profiles: Mapping[str, Profile], old: Mapp
     steered = {name: profiles.get(profile, profiles[""]) for name, profile in names.items()}
     wrong = [_unknown(name, profile, profiles) for name, profile in names.items() if profile not in profiles]
     last = old.get(key_of(dns.name.from_text(options["origin"])))
+    signer = None
     try:
         signer = _signer(options["origin"], options["keys"], last) if options["keys"] is not None else None
+    except ConfigError as error:
+        wrong += error.violations
+    try:
         zone = Zone(profiles=steered, keys=signer, **fields)
     except OSError as error:
         wrong.append(Violation("dns.records", str(error.filename), f"a file that can be read ({error.strerror})"))
@@ -104,6 +117,11 @@ def _signer(origin: str, folder: Path, last: Zone | None) -> Signer:
 def _unknown(name: str, profile: str, profiles: Iterable[str]) -> Violation:
     near = next(iter(nearest(profile, profiles)), None)
     return Violation(f"dns.names.{name}", profile, 'the name of a profile, or "" for the service\'s', near)
+
+
+def _located(violation: Violation, file: str) -> Violation:
+    """Name the file, but where a line of a zone file is named."""
+    return replace(violation, where=f"{file}: {violation.where}") if _KEY.match(violation.where) else violation
 
 
 def _renamed(violation: Violation, where: str) -> Violation:
