@@ -25,7 +25,7 @@ from serving import CONFIG, ROOT, WAIT, Load, Start, asked_name, questions, star
 
 from lbcore import Balancer
 from lbcore.cli.serving import Serving
-from lbcore.config import load
+from lbcore.config import Settings, load
 from lbcore.dns import Responder, handover
 from lbcore.dns.handover import Control, HandoverError, Offer, take_over
 from lbcore.dns.server import Server
@@ -292,6 +292,52 @@ async def test_a_state_that_cannot_be_used_is_learned_anew(tmp_path: Path, caplo
     serving._inherit(Offer(state=b"nonsense", down={"atlantis": "refused"}))
     assert lb.pick("81.2.69.160").name == "westeurope"
     assert "cannot be used" in caplog.text
+
+
+# ===== signals
+
+
+async def test_however_often_a_reload_is_asked_for_one_waits_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, serving = serving_of(tmp_path)
+    begun, go_on = [], asyncio.Event()
+
+    async def apply(settings: Settings) -> None:
+        begun.append(settings)
+        await go_on.wait()
+
+    monkeypatch.setattr(serving, "_apply", apply)
+    for _ in range(20):
+        serving.reload_soon()
+        await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT):
+        while not begun:
+            await asyncio.sleep(0.001)
+        for _ in range(20):  # what is on disk by now may be other than what is being applied
+            serving.reload_soon()
+        go_on.set()
+        await asyncio.gather(*serving._tasks)
+    assert len(begun) == 2
+
+
+async def test_one_successor_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    _, serving = serving_of(tmp_path)
+    begun: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(_: list[str]) -> subprocess.Popen[bytes]:
+        begun.append(popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    for _ in range(3):
+        serving._start_successor()
+    assert len(begun) == 1
+    assert f"process {begun[0].pid} is about to take over already" in caplog.text
+    begun[0].communicate(b"\n", timeout=WAIT)  # it ends, so another may try
+    serving._start_successor()
+    assert len(begun) == 2
+    begun[1].communicate(b"\n", timeout=WAIT)
+    await asyncio.gather(*serving._tasks)
 
 
 # ===== processes

@@ -67,6 +67,8 @@ class Serving:
         self._prober = Prober(lb, **settings.prober_options()) if probe else None
         self._probing: asyncio.Task[None] | None = None
         self._reloads, self._reload = Reloads(), asyncio.Lock()
+        self._reload_waits = False
+        self._successor: subprocess.Popen[bytes] | None = None
         self._log: QueryLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._broken: BaseException | None = None
@@ -179,7 +181,7 @@ class Serving:
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGTERM: self._end.set, signal.SIGINT: self._end.set, signal.SIGUSR2: self._start_successor,
-            signal.SIGHUP: lambda: self._spawn(self.reload()),
+            signal.SIGHUP: self.reload_soon,
         }  # fmt: skip
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
@@ -244,21 +246,31 @@ class Serving:
         if not self._section.control:
             logger.error("SIGUSR2: needs dns.control, the socket at which the new process asks for this one's sockets")
             return
+        if self._successor is not None and self._successor.poll() is None:
+            logger.warning("SIGUSR2: process %d is about to take over already", self._successor.pid)
+            return
         command = [sys.executable, *sys.orig_argv[1:]]
         if "--take-over" not in command:
             command.append("--take-over")
         try:
-            successor = subprocess.Popen(command)
+            self._successor = subprocess.Popen(command)
         except OSError as error:
             logger.error("SIGUSR2: the new process cannot be started: %s", error)
             return
-        self._spawn(_watch(successor))
+        self._spawn(_watch(self._successor))
 
     # ---- reload
+
+    def reload_soon(self) -> None:
+        """Reload, after the reload that is under way; however often it is asked for until then, once."""
+        if not self._reload_waits:
+            self._reload_waits = True
+            self._spawn(self.reload())
 
     async def reload(self) -> None:
         """Read configuration, zones, keys and database again; whatever is wrong is logged and changes nothing."""
         async with self._reload:
+            self._reload_waits = False
             began = time.monotonic()
             notify(f"RELOADING=1\nMONOTONIC_USEC={int(began * 1e6)}")
             if self._log:

@@ -60,7 +60,7 @@ class Offer:
     metrics: socket.socket | None = None
     state: bytes = b""
     down: Mapping[str, str] = field(default_factory=dict)
-    secrets: Sequence[str] = ()
+    secrets: Sequence[str] = field(default=(), repr=False)
 
 
 class Control:
@@ -270,7 +270,7 @@ async def _receive(peer: socket.socket, patience: float, *expected: str, most: i
             raise EOFError("the other process is gone")
         message = json.loads(content)
         if not isinstance(message, dict) or (expected and message.get("do") not in expected):
-            raise ValueError(f"unexpected message {content[:80]!r}")
+            raise ValueError(f"unexpected message of {len(content)} bytes")  # it may hold secrets
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
