@@ -17,6 +17,7 @@ from lbcore import ConfigError, PrefixMap, Region
 from lbcore.dns import Profile, Responder, Zone
 from lbcore.dns.dnssec import Signer
 from lbcore.dns.keys import Key, Timing
+from lbcore.dns.server import Server
 
 OTHER = Zone("example.net", {"www": Profile(ttl=5)})
 
@@ -60,9 +61,33 @@ def test_followers_are_told_at_once_and_after_every_change(clock: Clock) -> None
     assert len({id(answers) for answers, _ in told}) == len(told) > 2
     last = len(told)
     lb.disable("four")  # a Program reads that from the table
+    assert len(told) == last
     responder.close()
     lb.set_regions(REGIONS)
     assert len(told) == last
+
+
+def test_who_no_longer_follows_is_told_no_more(clock: Clock) -> None:
+    lb = balancer(clock)
+    responder = Responder(lb, PROFILE)
+    told: list[str] = []
+
+    def listen(*_: object) -> None:
+        told.append("")
+
+    ends = [responder.on_prepared(listen) for _ in range(2)]
+    for end, listening in zip((ends[0], ends[0], ends[1]), (1, 1, 0), strict=True):  # again is no mistake
+        end()
+        told.clear()
+        responder.reload(OTHER)
+        assert len(told) == listening
+
+
+async def test_a_server_that_ends_leaves_nothing_behind_in_its_responder(responder: Responder) -> None:
+    followers = responder._current._followers
+    async with Server(responder, port=0):
+        assert len(responder._current._followers) == len(followers) + 1
+    assert responder._current._followers == followers
 
 
 def test_what_cannot_be_prepared_is_logged_and_the_old_stays(

@@ -31,7 +31,7 @@ ZONE = Zone("example.com", {"api.eu": PROFILE}, RECORDS, {"@": "api.eu"}, keys=S
 PLAIN = Responder(balancer(CLOCK), ZONE, nsid=b"ams-1")
 FULL = Responder(balancer(CLOCK), ZONE, nsid=b"ams-1", version="1", cookies=Cookies(bytes(16)), clock=CLOCK)
 COMPILED = Wire(nsid=b"ams-1")
-PLAIN.on_prepared(lambda answers, program: COMPILED.publish(answers or PLAIN.answers, program))
+PLAIN.on_prepared(COMPILED.publish)
 OUTCOMES = (
     "dropped", "noerror", "nodata", "nxdomain", "referral", "refused", "formerr", "notimp", "badvers", "badcookie", "notauth", "servfail",
 )  # fmt: skip

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from resolving import NETWORKS, OWNER, PROFILE, balancer, subnet
 
 from lbcore.dns import Responder, metrics, querylog
+from lbcore.dns._rrl import RateLimiter
 from lbcore.dns.dnssec import Signer
 from lbcore.dns.keys import Key, Timing
 from lbcore.dns.metrics import DnsCollector, MetricsPage, Reloads
@@ -48,6 +51,9 @@ class Samples(dict[tuple[str, frozenset[tuple[str, str]]], float]):
 
     def __call__(self, name: str, /, **labels: str) -> float:
         return self[name, frozenset(labels.items())]
+
+    def total(self, name: str) -> float:
+        return sum(value for (found, _), value in self.items() if found == name)
 
     def labels(self, name: str, label: str) -> set[str]:
         return {dict(labels)[label] for found, labels in self if found == name}
@@ -101,6 +107,45 @@ async def test_a_scrape_says_what_happened(clock: Clock) -> None:
     assert (after("lbcore_dns_reloads_total", result="failed"), after("lbcore_dns_reload_seconds")) == (1, 0.5)
     assert after("process_cpu_seconds_total") > 0
     assert before.keys() <= after.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slip", [0, 2])
+async def test_every_query_is_an_answer_or_a_drop_whoever_answers(clock: Clock, slip: int) -> None:
+    lb = balancer(clock)
+    responder = Responder(lb, PROFILE, rrl=RateLimiter(5, slip, ()), monotonic=clock)
+    usual = [
+        dns.message.make_query(name, rdtype, **options).to_wire()
+        for name in (OWNER, "nope.example.com", "example.net") for rdtype in ("A", "TXT", "ANY", "AXFR")
+        for options in ({}, subnet(NETWORKS["four"]))
+    ]  # fmt: skip
+    broken = [b"", usual[0][:11], usual[0][:2] + b"\x80" + usual[0][3:], usual[0] + bytes(5000), usual[0][:-1]]
+    queries = [query for query in (*usual, *broken) for _ in range(30)]
+    async with Server(responder, port=0) as server, MetricsPage(DnsCollector(server, lb), port=0) as page:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.bind(("127.0.0.1", 0))
+            client.setblocking(False)
+            answers = []
+            for query in queries:
+                client.sendto(query, server.address)
+                await asyncio.sleep(0)
+                with contextlib.suppress(BlockingIOError):
+                    answers.append(client.recv(4096))
+            await dns.asyncquery.tcp(dns.message.make_query(OWNER, "A"), *server.address[:1], port=server.address[1], timeout=WAIT)
+            async with asyncio.timeout(WAIT):
+                while (found := await scrape(page)).total("lbcore_dns_queries_total") < len(queries) + 1:
+                    pass
+                while len(answers) + 1 < found.total("lbcore_dns_answers_total"):
+                    answers.append(await asyncio.get_running_loop().sock_recv(client, 4096))
+            with pytest.raises(BlockingIOError):
+                client.recv(4096)
+    assert found.total("lbcore_dns_queries_total") == len(queries) + 1
+    assert found.total("lbcore_dns_answers_total") + found.total("lbcore_dns_dropped_total") == len(queries) + 1
+    assert found("lbcore_dns_dropped_total", reason="unanswerable") == 4 * 30
+    cut = sum(bool(answer[2] & 2) for answer in answers)
+    assert found("lbcore_dns_truncated_total") == cut
+    assert found("lbcore_dns_limited_total") == cut + found("lbcore_dns_dropped_total", reason="limited") > 100
+    assert bool(cut) == bool(slip)
 
 
 class Loop:

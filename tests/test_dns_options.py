@@ -131,7 +131,7 @@ def test_over_the_rate_every_second_answer_is_cut_and_the_others_are_not_given(r
     sent = [dns.message.from_wire(answer) for answer in given if answer is not None]
     assert [bool(answers(response, "A")) for response in sent] == [True] * 10 + [False] * 5
     assert [bool(response.flags & dns.flags.TC) for response in sent] == [False] * 10 + [True] * 5
-    assert (responder.counters["limited"], responder.counters["dropped"], responder.counters["truncated"]) == (10, 5, 5)
+    assert (responder.counters["limited"], responder.counters["withheld"], responder.counters["truncated"]) == (10, 5, 5)
     clock.advance(1.0)
     assert responder.answer(query, FAR) is not None
 

@@ -308,6 +308,17 @@ def test_a_responder_that_lags_behind_costs_only_what_is_its_own(lb: Balancer) -
     assert counters["queries"] == 4000
 
 
+def test_what_begins_to_serve_after_the_stop_ends_at_once(lb: Balancer) -> None:
+    wire = published(lb)
+    wire.stop()
+    with socket.socket(type=socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=wire.serve, args=(udp.fileno(), udp.fileno()), daemon=True)
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
 def test_a_socket_that_cannot_be_served_is_an_error(lb: Balancer) -> None:
     with pytest.raises(ValueError, match="publish answers first"):
         Wire().serve(0, 0)

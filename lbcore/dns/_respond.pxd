@@ -19,7 +19,7 @@ cdef enum:                       # context.series that are there from the start
 
 cdef enum:                       # context.counts
     QUERIES
-    UNANSWERABLE         # responses and what is shorter than a header
+    UNANSWERABLE         # responses, what is shorter than a header or longer than any query, forged sources
     HANDED_OVER          # to the Responder
     LOST                 # should have been handed over, but the Responder lags behind
     UNSENT               # answered, but the socket would not take it

@@ -135,6 +135,7 @@ cdef int read_one(context* c, batch* b, int i, int fd) noexcept nogil:
     f.fd, f.kind = fd, 0
     f.family = lb_source(&b.sources[i], f.address, &f.port, &f.scope)
     if not f.family or not f.port or b.taken[i].msg_hdr.msg_flags & MSG_TRUNC:   # nobody listens on port 0: the source is forged
+        tally(&c.counts[UNANSWERABLE], 1)
         return UNANSWERED
     locate(f, &b.clients[i])
     verdict = read_query(&b.queries[i], b.packets[i], b.taken[i].msg_len)
@@ -305,6 +306,8 @@ cdef class Wire:
         if self.current == NULL:
             raise ValueError("publish answers first: there is nothing to answer from")
         with self.lock:
+            if load64(&self.own.stopping):
+                return
             c = self.enlist()
         with nogil:
             error = run(<void**>&self.current, &self.s, c, fd, slow_fd)
@@ -312,7 +315,7 @@ cdef class Wire:
             raise OSError(error, f"UDP socket {fd} cannot be served")
 
     def stop(self):
-        """Let every `serve` end after the batch it is in, within 0.1 s; queries that are still in the sockets stay there."""
+        """Let every `serve` end after the batch it is in, within 0.1 s, and later ones at once; queries in the sockets stay there."""
         with self.lock:
             for c in self.contexts:
                 store64(&(<context*><size_t>c).stopping, 1)

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 100  # ticks until signatures that could not be renewed are tried again
 
-Prepared = Callable[[Answers | None, Program], object]
+Prepared = Callable[[Answers, Program], object]
 
 
 class Balancing(Foreseeing, Protocol):
@@ -64,7 +64,7 @@ class Current:
         self._lb = lb
         self._pause = 0
         self._preparing = threading.Lock()  # taken before the Balancer's, never within it
-        self._followers: list[Prepared] = []
+        self._followers: list[tuple[Prepared]] = []
         with lb.unchanged():
             self.version = self._compiled(build(self.zones, lb.objects))
             self._end = lb.on_publish(self._published)
@@ -73,11 +73,18 @@ class Current:
         """Follow the Balancer no longer."""
         self._end()
 
-    def follow(self, callback: Prepared) -> None:
-        """Call `callback(answers, program)` now, and whenever they are others: answers None = they are the same as before."""
+    def follow(self, callback: Prepared) -> Callable[[], None]:
+        """Call `callback(answers, program)` now, and whenever they are others; gives a function that ends it."""
+        entry = (callback,)  # one of its own, should the same be given twice
+
+        def end() -> None:
+            with self._lb.unchanged():
+                self._followers = [other for other in self._followers if other is not entry]
+
         with self._lb.unchanged():
-            self._followers.append(callback)
             callback(self.version.answers, self.version.program)
+            self._followers = [*self._followers, entry]
+        return end
 
     def reload(self, zones: Iterable[Zone]) -> None:
         """Answer for other zones from now on; raises what is wrong with them, and the old ones stay."""
@@ -112,7 +119,7 @@ class Current:
 
     def _replace(self, answers: Answers) -> None:
         self.version = self._compiled(answers)
-        for follower in self._followers:
+        for (follower,) in self._followers:
             follower(self.version.answers, self.version.program)
 
     def _compiled(self, answers: Answers) -> Version:

@@ -35,7 +35,7 @@ class Wire(Protocol):
         """Answer what comes to a socket until `stop`; hand over the rest, FRAME before each packet, to `slow`."""
 
     def stop(self) -> None:
-        """Let every `serve` end after answering what it has taken."""
+        """Let every `serve` end after answering what it has taken, and later ones at once."""
 
     def suspect(self, on: bool, /) -> None:
         """Say whether answers tell that health is frozen."""
@@ -44,8 +44,8 @@ class Wire(Protocol):
         """Give what all loops counted since the start."""
 
 
-def compiled(responder: Responder, sample: int) -> Wire | None:
-    """Give the compiled loop for a Responder, which keeps it up to date; None where there is none: it is made for Linux.
+def compiled(responder: Responder, sample: int, ends: contextlib.ExitStack) -> Wire | None:
+    """Give the compiled loop for a Responder, which keeps it up to date until `ends`; None where there is none: it is made for Linux.
 
     sample: one answer of so many comes back for the query log; 0 = none
     """
@@ -54,7 +54,7 @@ def compiled(responder: Responder, sample: int) -> Wire | None:
     from lbcore.dns._wire import Wire as Compiled
 
     wire = Compiled(cookies=responder.cookies, rrl=responder.rrl, nsid=responder.nsid, sample=sample)
-    responder.on_prepared(lambda answers, program: wire.steer(program) if answers is None else wire.publish(answers, program))
+    ends.callback(responder.on_prepared(wire.publish))
     return wire
 
 
@@ -92,8 +92,8 @@ class Loops:
         if not self._threads:
             return
         end = self._loop.time() + PATIENCE
+        self._wire.stop()
         while any(thread.is_alive() for thread in self._threads) and self._loop.time() < end:
-            self._wire.stop()  # again and again: a thread may only now begin
             await asyncio.sleep(0.002)  # the event loop goes on answering meanwhile
         self._loop.remove_reader(self._here)
         while self._read():

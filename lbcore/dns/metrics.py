@@ -74,10 +74,13 @@ class DnsCollector(Collector):
         yield _counter("lbcore_dns_queries", "Packets that came, by transport and by who answered", ("transport", "path"), by_path)
         for key, text in _EITHER.items():
             yield _counter(f"lbcore_dns_{key}", text, (), {(): fast.get(key, 0) + slow.get(key, 0)})
+        limited = fast.get("limited", 0) + fast.get("truncated", 0) + slow["limited"]
+        yield _counter("lbcore_dns_limited", "Queries over the response rate limit, truncated or dropped", (), {(): limited})
         results = {(result,): slow[result] for result in _RESULTS if result in slow}
         yield _counter("lbcore_dns_slow_responses", "Answers that the Responder gave, by result", ("result",), results)
         drops = {
-            ("unanswerable",): fast.get("unanswerable", 0) + slow.get("dropped", 0), ("failure",): self._server.counters["mute"],
+            ("unanswerable",): fast.get("unanswerable", 0) + slow["dropped"], ("failure",): self._server.counters["mute"],
+            ("limited",): fast.get("limited", 0) + slow["withheld"],
             ("unsent",): fast.get("unsent", 0) + self._server.counters["unsent"], ("slow path full",): fast.get("lost", 0),
         }  # fmt: skip
         yield _counter("lbcore_dns_dropped", "Packets without an answer, by reason", ("reason",), drops)
@@ -89,7 +92,7 @@ class DnsCollector(Collector):
             for key, count in [*answers.items()] if isinstance(answers, Mapping) else ():
                 labels = self._bounded(tuple(map(str, key)))
                 counts[labels] = counts.get(labels, 0) + count
-        yield _counter("lbcore_dns_answers", "Answers of existing names, by region and result", _ANSWER, counts)
+        yield _counter("lbcore_dns_answers", "Answers, by region and result", _ANSWER, counts)
 
     def _bounded(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """Give the labels under which an answer is counted; who is known stays so, or its counter would go back."""
@@ -139,9 +142,9 @@ class DnsCollector(Collector):
 
 _EITHER = {
     "ecs": "Queries with a client subnet", "fail_open": "Answers given while no region was up",
-    "truncated": "UDP answers with TC", "limited": "Queries over the response rate limit",
+    "truncated": "UDP answers with TC",
 }  # fmt: skip
-_RESULTS = ("noerror", "nodata", "nxdomain", "refused", "formerr", "notimp", "badvers", "badcookie", "notauth", "servfail")
+_RESULTS = ("noerror", "nodata", "referral", "nxdomain", "refused", "formerr", "notimp", "badvers", "badcookie", "notauth", "servfail")
 _STATES = (*dict.fromkeys((*STATUSES, "draining", "disabled")),)
 Counts = Mapping[Any, float]
 

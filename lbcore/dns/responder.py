@@ -46,8 +46,8 @@ __all__ = ["MAX_UDP", "Responder"]
 MAX_NSID = 64  # bytes; so that a header, the longest question and OPT always fit in 512
 _SEND, _SLIP, _DROP = range(3)
 _COUNTERS = (
-    "queries", "dropped", "noerror", "nodata", "nxdomain", "refused", "formerr", "notimp", "badvers", "badcookie", "notauth", "servfail",
-    "referral", "ecs", "fail_open", "no_region", "truncated", "limited",
+    "queries", "dropped", "withheld", "noerror", "nodata", "nxdomain", "refused", "formerr", "notimp", "badvers", "badcookie", "notauth",
+    "servfail", "referral", "ecs", "fail_open", "no_region", "truncated", "limited",
 )  # fmt: skip
 _MAPPED = bytes(10) + b"\xff\xff"
 _CH_TXT = struct.Struct("!HHIHB")
@@ -64,8 +64,9 @@ class Responder:
     cookies: makes and judges server cookies; None = none. rrl: limits responses over UDP; None = no limit
     idle: seconds that a TCP connection may be idle, told to those who ask (RFC 7828)
     clock: Unix seconds, for cookies. monotonic: seconds, for rate limiting
-    `counters` counts since the start: every query is one of dropped, noerror, nodata, referral or an error code; the rest is what
-    happened besides; `answers` has answers by (zone, name, type, region, result), where names that do not exist are "".
+    `counters` counts since the start: every query is one of dropped (unanswerable), withheld (by rate limiting), noerror, nodata,
+    referral or an error code; the rest is what happened besides. `answers` has all answers by (zone, name, type, region, result),
+    where names that do not exist, and what is in no zone, are "".
     One thread or event loop at a time asks; reloads and changes of the Balancer may come from others.
     Raises ConfigError for zones that contradict each other, ValueError for a longer nsid.
     """
@@ -113,9 +114,9 @@ class Responder:
         guard = getattr(self._lb, "guard", None)
         return guard is not None and guard.suspicion is not None
 
-    def on_prepared(self, callback: Prepared) -> None:
-        """Call `callback(answers | None, program)` now and whenever they are others; answers None = they are the same as before."""
-        self._current.follow(callback)
+    def on_prepared(self, callback: Prepared) -> Callable[[], None]:
+        """Call `callback(answers, program)` now and whenever they are others; gives a function that ends it."""
+        return self._current.follow(callback)
 
     def reload(self, zones: Profile | Zone | Iterable[Zone]) -> None:
         """Answer for other zones from the next query on. Raises ConfigError when they contradict each other; then nothing changes."""
@@ -169,7 +170,7 @@ class Responder:
         reply.cookie = cookie
         self._add_options(asked, reply, tcp)
         if not tcp and not shown and self.rrl is not None and source is not None and self._limited(self.rrl, reply, source):
-            self.counters["dropped"] += 1
+            self.counters["withheld"] += 1
             return None
         wire = write(asked, reply, size_limit(asked, tcp))
         self._count(asked, reply)
@@ -180,8 +181,10 @@ class Responder:
         asked = parse(query)
         if asked is None:
             return None
-        self.counters["servfail"] += 1
-        return write(asked, failed(SERVFAIL), size_limit(asked, False))
+        reply = failed(SERVFAIL)
+        answer = write(asked, reply, size_limit(asked, False))
+        self._count(asked, reply)
+        return answer
 
     # ---- decide
 
@@ -232,11 +235,11 @@ class Responder:
         return verdict == _DROP
 
     def _count(self, asked: Query, reply: Reply) -> None:
-        self.counters[result_of(reply.body)] += 1
+        result = result_of(reply.body)
+        self.counters[result] += 1
         self.counters["truncated"] += reply.truncated
-        if reply.labels[0]:
-            self._answered[reply.labels] += 1
-            self.counters["ecs"] += asked.subnet is not None
+        self.counters["ecs"] += asked.subnet is not None
+        self._answered[reply.labels if reply.labels[-1] else ("", "", "", "", result)] += 1
         if reply.choice is not None:
             self.counters["fail_open"] += reply.choice.fail_open
             self.counters["no_region"] += reply.choice.region == NODATA

@@ -8,6 +8,7 @@ itself. TCP is always the event loop's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.1
 AT_ONCE = 64  # datagrams that are answered before it is others' turn
 MOST_LEFT = 1 << 16  # datagrams that are answered when a socket is given up; a receive buffer holds fewer
-MakeWire = Callable[["Responder", int], Wire | None]
+MakeWire = Callable[["Responder", int, contextlib.ExitStack], Wire | None]
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)  # seconds, of the histogram `slow`
 
 
@@ -47,7 +48,8 @@ class Server:
     connections: TCP connections at once, fewer where fewer open files are allowed; one more closes the one that has waited longest
     grace: seconds for TCP queries under way when the block ends
     inherited: sockets of the process that this one takes over from; what it did not have is bound
-    wire: makes the compiled loop, from the Responder and how many answers to log; None = the event loop answers everything
+    wire: makes the compiled loop, from the Responder, how many answers to log, and what ends when nothing is read any more; None = the
+        event loop answers everything
     log: gets every answer that the Responder gave, and those that the compiled loop samples
     A query on TCP may follow before the last is answered, answers come in order, and a client that has closed its sending side
     still gets them. Raises OSError when an address cannot be bound.
@@ -74,6 +76,7 @@ class Server:
         self._accepting: dict[socket.socket, asyncio.Server] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._loops: Loops | None = None
+        self._following = contextlib.ExitStack()
         self._quiet = _Quiet()
 
     @property
@@ -113,7 +116,7 @@ class Server:
 
     async def _begin(self) -> None:
         served = [each for endpoint in self.endpoints for each in endpoint.udp]
-        wire = self._wire and self._wire(self.responder, self._log.sample if self._log else 0)
+        wire = self._wire and self._wire(self.responder, self._log.sample if self._log else 0, self._following)
         if wire is None:
             self._read(served)
         else:
@@ -137,6 +140,7 @@ class Server:
             accepting.close()
         if self._loops:
             await self._loops.stop()
+        self._following.close()
         for endpoint in self.endpoints:
             for each in endpoint.udp:
                 self._loop.remove_reader(each)
