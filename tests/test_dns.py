@@ -426,6 +426,7 @@ def test_counters_account_for_every_query(responder: Responder) -> None:
         ("example.com", OWNER, "A", "four", "noerror"): 1,
         ("example.com", OWNER, "other", "four", "nodata"): 1,
         ("example.com", "", "", "", "nxdomain"): 1,
+        ("", "", "", "", "refused"): 1,
     }
     assert counted == {"queries": 5, "noerror": 1, "nodata": 1, "nxdomain": 1, "refused": 1, "dropped": 1, "ecs": 1}
 
