@@ -302,6 +302,23 @@ def test_rotation_loses_nothing(tmp_path: Path, responder: Responder) -> None:
     assert sorted([*found[0], *found[1]]) == [1, 2, 3]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_hinders_neither_rotation_nor_the_end(tmp_path: Path, responder: Responder) -> None:
+    file = tmp_path / "queries.log"
+    file.symlink_to("/dev/full")
+    with QueryLog(file) as log:
+        log.take(response(responder, id_=1), "127.0.0.1", "udp")
+        while not log.dropped:
+            pass
+        file.unlink()
+        log.reopen()
+        log.take(response(responder, id_=2), "127.0.0.1", "udp")
+    assert [line["id"] for line in lines(file)] == [2]
+    with QueryLog(Path("/dev/full")) as log:
+        log.take(response(responder, id_=1), "127.0.0.1", "udp")
+    assert (log.written, log.dropped) == (0, 1)
+
+
 def test_who_answers_never_waits_for_the_disk(tmp_path: Path, responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(querylog, "WAITING", 5)
     stuck, file = threading.Event(), tmp_path / "queries.log"

@@ -67,7 +67,7 @@ class QueryLog:
         self._wake()
         self._thread.join(LAST_WORDS)
         if not self._thread.is_alive():
-            self._file.close()
+            _close(self._file)
 
     def offer(self, answer: bytes, client: str, transport: str) -> None:
         """Take every `sample`-th answer; for one thread."""
@@ -111,9 +111,8 @@ class QueryLog:
 
     def _reopen(self) -> None:
         self._moved = False
-        fresh = _open(self._path)
-        self._file.close()
-        self._file = fresh
+        old, self._file = self._file, _open(self._path)
+        _close(old)
 
     def _write(self, answer: bytes, client: str, transport: str) -> None:
         self._file.write(json.dumps({"time": _stamp(self._wall())} | entry(answer, client, transport)) + "\n")
@@ -124,6 +123,11 @@ class QueryLog:
 
 def _open(path: Path) -> TextIO:
     return path.open("a", encoding="utf-8")
+
+
+def _close(file: TextIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk does not take the last lines; the file is closed all the same
+        file.close()
 
 
 def _stamp(now: datetime.datetime) -> str:
