@@ -469,3 +469,15 @@ def test_the_operators_page_names_every_key() -> None:
     page = (Path(__file__).parent.parent / "docs" / "operate.md").read_text()
     missing = {at[-1] for at in EXPECTED} - set(re.findall(r"\w+", page))
     assert missing - {"min", "max", "value"} == set()
+
+
+@pytest.mark.parametrize(("levels", "references", "expected"), [
+    (8, 6, "at most 10,000 endpoints below a profile"), (2000, 1, "nesting of at most 10 profiles"),
+])  # fmt: skip
+def test_trees_of_profiles_that_would_not_end_are_refused_at_once(levels: int, references: int, expected: str) -> None:
+    profiles = [{"name": "p0", "endpoints": [{"region": "westeurope"}]}]
+    for level in range(1, levels):
+        profiles.append({"name": f"p{level}", "endpoints": [{"profile": f"p{level - 1}"}] * references})
+    section = {"profiles": profiles, "endpoints": [{"profile": f"p{levels - 1}"}]}
+    with pytest.raises(ConfigError, match=expected):
+        zones_of(parse({"service": {"regions": [{"name": "westeurope"}]}, "traffic_manager": section}))

@@ -239,3 +239,19 @@ def test_a_nested_profile_is_online_with_enough_endpoints_up(lb: Balancer) -> No
         nested = Endpoint(profile=child)
         assert endpoint_status(lb, Profile(endpoints=(nested,)), nested) == "Stopped"
         assert endpoint_status(lb, Profile(endpoints=(nested,), enabled=False), nested) == "Inactive"
+
+
+def test_a_tree_that_shares_profiles_may_not_grow_without_bounds() -> None:
+    profile = Profile(endpoints=(Endpoint("westeurope"),))
+    with pytest.raises(ConfigError) as caught:
+        for _ in range(8):
+            profile = Profile(endpoints=tuple(Endpoint(profile=profile) for _ in range(6)))
+    assert [violation.expected for violation in caught.value.violations] == [
+        "at most 10,000, counting a profile as often as it is reached"
+    ]
+
+
+def test_a_profile_has_at_most_as_many_endpoints_as_traffic_manager_allows() -> None:
+    assert len(Profile(endpoints=tuple(Endpoint(f"r{i}") for i in range(200))).endpoints) == 200
+    with pytest.raises(ConfigError, match="at most 200 endpoints"):
+        Profile(endpoints=tuple(Endpoint(f"r{i}") for i in range(201)))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import dns.edns
+import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
@@ -360,3 +361,14 @@ def test_names_are_found_as_the_rule_for_wildcards_says(names: set[str], asked: 
         assert (response.rcode() == dns.rcode.NXDOMAIN) == (owner is None)
         assert answers(response, "TXT") == ([f'"{owners.index(owner)}"'] if owner in names else [])
         assert all(rrset.name == dns.name.from_text(f"{name}.example.com") for rrset in response.answer)
+
+
+def test_an_answer_that_fits_no_datagram_is_the_responders(lb: Balancer) -> None:
+    records = "".join(f'big 60 IN TXT "{"x" * 250}{i}"\n' for i in range(300))
+    zone = Zone("example.com", records=records)
+    wire = published(lb, zone)
+    asked = query("big.example.com", "TXT", use_edns=0)
+    assert wire.answer(asked, "192.0.2.1") is None
+    truncated = Responder(lb, zone).answer(asked, "192.0.2.1")
+    assert truncated is not None
+    assert dns.message.from_wire(truncated).flags & dns.flags.TC

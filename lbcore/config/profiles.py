@@ -18,6 +18,8 @@ Where = tuple[str | int, ...]
 Problem = tuple[Where, object, str, str | None]
 
 HERE = ("traffic_manager",)
+MAX_DEPTH, MAX_SIZE = 10, 10_000  # dns.Profile's: known here too, for a tree beyond them is not even written out
+
 
 def options(section: TrafficManager, ttl: int, geography: PrefixMap | None = None) -> dict[str, dict[str, Any]]:
     """Give the keyword arguments for dns.Profile of every profile of a sound section, by name, "" = its own.
@@ -58,7 +60,8 @@ def problems(document: Document) -> list[Problem]:
     section = document.traffic_manager
     places: list[tuple[Where, Routed]] = [(HERE, section)]
     places += [((*HERE, "profiles", at), entry) for at, entry in enumerate(section.profiles)]
-    return [*_names(document, places), *_repeated(section), *_loops(section)]
+    wrong = [*_names(document, places), *_repeated(section), *_loops(section)]
+    return wrong or [*_too_deep(section)] or [*_too_large(section)]
 
 
 def _names(document: Document, places: list[tuple[Where, Routed]]) -> Iterator[Problem]:
@@ -91,8 +94,12 @@ def _repeated(section: TrafficManager) -> Iterator[Problem]:
             yield (*HERE, "profiles", at, "name"), name, "a name used once", None
 
 
+def _below(section: TrafficManager) -> dict[str, list[str]]:
+    return {entry.name: [one.profile for one in entry.endpoints if one.profile is not None] for entry in section.profiles}
+
+
 def _loops(section: TrafficManager) -> Iterator[Problem]:
-    below = {entry.name: [one.profile for one in entry.endpoints if one.profile is not None] for entry in section.profiles}
+    below = _below(section)
     for at, entry in enumerate(section.profiles):
         seen: set[str] = set()
         waiting = [*below[entry.name]]
@@ -103,3 +110,29 @@ def _loops(section: TrafficManager) -> Iterator[Problem]:
                 waiting += below.get(name, [])
         if entry.name in seen:
             yield (*HERE, "profiles", at, "name"), entry.name, "a profile that does not lead back to itself", None
+
+
+def _too_deep(section: TrafficManager) -> Iterator[Problem]:
+    below = _below(section)
+    level = set(below)
+    for _ in range(MAX_DEPTH):
+        level = {child for name in level for child in below[name]}
+    if level:
+        yield (*HERE, "profiles"), f"more than {MAX_DEPTH} profiles deep", f"nesting of at most {MAX_DEPTH} profiles", None
+
+
+def _too_large(section: TrafficManager) -> Iterator[Problem]:
+    """Tell trees of profiles that are too large; names are known, nesting is not deep."""
+    nested, sizes = {entry.name: entry for entry in section.profiles}, dict[str, int]()
+
+    def size(entry: Routed) -> int:
+        return 1 + len(entry.endpoints) + sum(named(one.profile) for one in entry.endpoints if one.profile is not None)
+
+    def named(name: str) -> int:
+        if name not in sizes:
+            sizes[name] = size(nested[name])
+        return sizes[name]
+
+    if (found := size(section)) > MAX_SIZE or max(map(named, nested), default=0) > MAX_SIZE:
+        expected = f"at most {MAX_SIZE:,} endpoints below a profile, counting a nested one as often as it is reached"
+        yield (*HERE, "profiles"), f"{max(found, *sizes.values()):,} endpoints", expected, None

@@ -17,6 +17,7 @@ import dns.rdatatype
 
 cdef enum:
     CHUNK = 1 << 20
+    MOST_BYTES = 4096            # of a Body; an answer over UDP has at most 1,232
     MOST_PAIRED_SLOTS = 64       # beyond it a table of pairs costs megabytes per name: pairs are the Responder's
 
 PAIRED = (dns.rdatatype.HTTPS, dns.rdatatype.SVCB)
@@ -142,8 +143,8 @@ cdef class Store:
         return placed
 
     cdef int form(self, forms* out, given, tuple series) except -1:
-        if given is None:
-            return 0
+        if given is None or any(len(answer.data) > MOST_BYTES for answer in (*given.plain, *(given.signed or ()))):
+            return 0                         # nothing that long leaves by UDP: it is the Responder's
         out.plain, out.plains = self.bodies(given.plain), len(given.plain)
         if given.signed is not None:
             out.dnssec, out.dnssecs = self.bodies(given.signed), len(given.signed)

@@ -12,7 +12,7 @@ Frozen, without any state: what holds of it now is asked of `status`, how querie
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lbcore.errors import ConfigError, Violation
@@ -20,13 +20,15 @@ from lbcore.errors import ConfigError, Violation
 if TYPE_CHECKING:
     from lbcore._prefix import PrefixMap
 
-__all__ = ["FAIL_OPEN", "FAMILIES", "MAX_DEPTH", "MAX_TTL", "METHODS", "Endpoint", "Profile"]
+__all__ = ["FAIL_OPEN", "FAMILIES", "MAX_DEPTH", "MAX_ENDPOINTS", "MAX_SIZE", "MAX_TTL", "METHODS", "Endpoint", "Profile"]
 
 METHODS = ("performance", "priority", "weighted", "geographic", "multivalue", "subnet")
 FAIL_OPEN = ("serve_all", "serve_last_good", "serve_backup", "nodata", "servfail", "refuse")
 FAMILIES = ("client", "any")
 MAX_TTL = 2**31 - 1  # RFC 2181 §8
 MAX_DEPTH = 10
+MAX_ENDPOINTS = 200  # of one profile: Traffic Manager's
+MAX_SIZE = 10_000  # of a tree: eight levels that share six profiles each would be two million
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Profile:
     max_return: int = 2
     enabled: bool = True
     geography: PrefixMap | None = None
+    depth: int = field(init=False, repr=False, compare=False, default=1)  # profiles on the longest way down, itself included
+    size: int = field(init=False, repr=False, compare=False, default=1)  # profiles and endpoints, each as often as it is reached
 
     def __post_init__(self) -> None:
         from lbcore.dns.rules import violations_of
@@ -107,14 +111,12 @@ class Profile:
         set_field(self, "backup", _strings(self.backup))
         endpoints, violations = _made(self.endpoints)
         set_field(self, "endpoints", endpoints)
+        nested = [endpoint.profile for endpoint in endpoints if endpoint.profile is not None]
+        set_field(self, "depth", 1 + max((profile.depth for profile in nested), default=0))
+        set_field(self, "size", 1 + len(endpoints) + sum(profile.size for profile in nested))
         violations += violations_of(self)
         if violations:
             raise ConfigError(violations)
-
-    @property
-    def depth(self) -> int:
-        """Give how many profiles lie on the longest way down, itself included."""
-        return 1 + max((endpoint.profile.depth for endpoint in self.endpoints if endpoint.profile is not None), default=0)
 
     def by_priority(self) -> list[tuple[int, Endpoint]]:
         """Give the endpoints with their priorities, in the order in which they serve; one without comes after the one before it."""
