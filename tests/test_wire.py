@@ -325,9 +325,6 @@ def test_a_socket_that_cannot_be_served_is_an_error(lb: Balancer) -> None:
         Wire().serve(0, 0)
     with pytest.raises(OSError, match="UDP socket 999 cannot be served"):
         published(lb).serve(999, 999)
-    with pytest.raises(ValueError, match="nothing to steer"):
-        prepare = prepared(lb)
-        Wire().steer(compile_routes(prepare.roots, lb))
 
 
 # ===== names
@@ -364,7 +361,7 @@ def test_names_are_found_as_the_rule_for_wildcards_says(names: set[str], asked: 
 
 
 def test_an_answer_that_fits_no_datagram_is_the_responders(lb: Balancer) -> None:
-    records = "".join(f'big 60 IN TXT "{"x" * 250}{i}"\n' for i in range(300))
+    records = "".join(f'big 60 IN TXT "{"x" * 250}{i}"\n' for i in range(100))
     zone = Zone("example.com", records=records)
     wire = published(lb, zone)
     asked = query("big.example.com", "TXT", use_edns=0)

@@ -216,11 +216,11 @@ cdef bint limited(const settings* w, context* c, const ip* source, reply* r) noe
     return False
 
 
-cdef void count(context* c, const query* q, const reply* r, const forms* f) noexcept nogil:
+cdef void count(context* c, const query* q, const forms* f, bint fail_open) noexcept nogil:
     tally(&c.series[f.series])
     if q.subnet != NULL:
         tally(&c.counts[WITH_ECS])
-    if r.fail_open:
+    if fail_open:
         tally(&c.counts[FAIL_OPEN])
 
 
@@ -241,7 +241,7 @@ cdef int32_t respond_to(
     cdef reply r
     cdef const forms* f
     cdef uint32_t turn = big16(packet)
-    cdef bint known
+    cdef bint known, fail_open
     r.steered = r.fail_open = r.suspect = r.foreign = r.truncated = r.known = False
     r.scope = r.ttl = r.topic_type = 0
     f = answer_of(v, q, source, turn, &r)
@@ -250,10 +250,11 @@ cdef int32_t respond_to(
         return SLOW
     r.suspect = r.steered and load64(&w.suspect)
     r.nsid, r.nsid_size = w.nsid, w.nsid_size if q.nsid else 0
+    fail_open = r.fail_open
     known = shown(w, c, q, source, &r)
     if HEADER + q.name_size + 4 + r.body.size + opt_size(q, &r) > q.limit:
         return SLOW                          # before it takes a token: the Responder asks the limiter as well
     if not known and w.rrl != NULL and limited(w, c, source, &r):
         return DROPPED
-    count(c, q, &r, f)
+    count(c, q, f, fail_open)
     return write(out, packet, q, &r)

@@ -259,13 +259,6 @@ cdef class Wire:
         with self.lock:
             self.replace(Store(answers, self.number_of), program)
 
-    def steer(self, Program program not None):
-        """Go along these routes, whose roots are those of the Answers in use; returns when nothing uses the former any more."""
-        with self.lock:
-            if self.store is None:
-                raise ValueError("publish answers first: there is nothing to steer")
-            self.replace(self.store, program)
-
     def suspect(self, bint on):
         """Say whether steered answers carry the extended error that health is frozen."""
         store64(&self.s.suspect, on)

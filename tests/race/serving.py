@@ -64,7 +64,7 @@ class Publisher:
         self.acts += 1
         self.random.choice([
             self.publish, self.publish,
-            lambda: self.wire.steer(compile_routes(self.answers.roots, self.lb)),
+            lambda: self.wire.publish(self.answers, compile_routes(self.answers.roots, self.lb)),
             lambda: self.lb.table.set_tier(slot, self.random.choice([0, 3]), time.monotonic()),
             lambda: self.lb.table.observe(1, slot, self.random.uniform(5, 90), time.monotonic()),
             lambda: self.lb.disable(NAMES[slot]), lambda: self.lb.enable(NAMES[slot]),
