@@ -510,7 +510,8 @@ async def test_a_replaced_client_certificate_is_used_at_the_next_probe(authority
 
 async def hello_and_gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read(1)
-    writer.close()
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, whatever was read
+    writer.transport.abort()
 
 
 @pytest.mark.parametrize(("handler", "cause"), [(silent, "timeout"), (garbage, "tls"), (hello_and_gone, "reset")])

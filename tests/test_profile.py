@@ -249,9 +249,3 @@ def test_a_tree_that_shares_profiles_may_not_grow_without_bounds() -> None:
     assert [violation.expected for violation in caught.value.violations] == [
         "at most 10,000, counting a profile as often as it is reached"
     ]
-
-
-def test_a_profile_has_at_most_as_many_endpoints_as_traffic_manager_allows() -> None:
-    assert len(Profile(endpoints=tuple(Endpoint(f"r{i}") for i in range(200))).endpoints) == 200
-    with pytest.raises(ConfigError, match="at most 200 endpoints"):
-        Profile(endpoints=tuple(Endpoint(f"r{i}") for i in range(201)))

@@ -20,14 +20,13 @@ from lbcore.errors import ConfigError, Violation
 if TYPE_CHECKING:
     from lbcore._prefix import PrefixMap
 
-__all__ = ["FAIL_OPEN", "FAMILIES", "MAX_DEPTH", "MAX_ENDPOINTS", "MAX_SIZE", "MAX_TTL", "METHODS", "Endpoint", "Profile"]
+__all__ = ["FAIL_OPEN", "FAMILIES", "MAX_DEPTH", "MAX_SIZE", "MAX_TTL", "METHODS", "Endpoint", "Profile"]
 
 METHODS = ("performance", "priority", "weighted", "geographic", "multivalue", "subnet")
 FAIL_OPEN = ("serve_all", "serve_last_good", "serve_backup", "nodata", "servfail", "refuse")
 FAMILIES = ("client", "any")
 MAX_TTL = 2**31 - 1  # RFC 2181 §8
 MAX_DEPTH = 10
-MAX_ENDPOINTS = 200  # of one profile: Traffic Manager's
 MAX_SIZE = 10_000  # of a tree: eight levels that share six profiles each would be two million
 
 

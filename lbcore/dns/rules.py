@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lbcore.dns.geography import canonical_place, nearest_place
 from lbcore.dns.networks import Span, overlaps, span_of
-from lbcore.dns.profile import FAIL_OPEN, FAMILIES, MAX_DEPTH, MAX_ENDPOINTS, MAX_SIZE, MAX_TTL, METHODS
+from lbcore.dns.profile import FAIL_OPEN, FAMILIES, MAX_DEPTH, MAX_SIZE, MAX_TTL, METHODS
 from lbcore.errors import Violation, nearest
 from lbcore.region import canonical
 
@@ -40,8 +40,6 @@ def violations_of(profile: Profile) -> Iterator[Violation]:
     yield from _by_method(profile)
     if profile.depth > MAX_DEPTH:
         yield Violation("dns.endpoints", f"{profile.depth} profiles deep", f"nesting of at most {MAX_DEPTH} profiles")
-    if len(profile.endpoints) > MAX_ENDPOINTS:
-        yield Violation("dns.endpoints", len(profile.endpoints), f"at most {MAX_ENDPOINTS} endpoints in a profile")
     if profile.size > MAX_SIZE:
         expected = f"at most {MAX_SIZE:,}, counting a profile as often as it is reached"
         yield Violation("dns.endpoints", f"{profile.size:,} endpoints below", expected)
