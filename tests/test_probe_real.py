@@ -208,6 +208,9 @@ async def test_a_name_whose_servers_are_gone_holds_up_nobody_else(monkeypatch: p
         assert len([host for host in asked if host.startswith("gone")]) == 40, "one look-up per name at a time"
     finally:
         gone.set()
+        for thread in threading.enumerate():  # they end here, not in the midst of another test
+            if thread.name.startswith("lbcore-resolve gone"):
+                thread.join(5)
 
 
 async def test_a_family_that_is_routed_into_nowhere_leaves_time_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
