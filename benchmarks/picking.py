@@ -33,14 +33,17 @@ def hot(regions: int, down: bool = False, ticked: bool = True) -> Work:
     return each(table.pick, HOT)
 
 
+def _picking(regions: int, down: bool, ticked: bool = True) -> Mapping[str, Work]:
+    return with_floors({"pick": hot(regions, down, ticked)}, *(("A", "B") if ticked else ("A",)), arguments=HOT)
+
+
 def _hot_row(regions: int, down: bool) -> Row:
     state = "after the tick that follows a verdict" if down else "all up"
-    works: Callable[[], Mapping[str, Work]] = lambda: with_floors({"pick": hot(regions, down)}, "A", "B", arguments=HOT)  # noqa: E731
-    return Row(f"pick, hot, {regions} regions, {state}", (AtMost(0.9, "A"), AtMost(1.5, "B")), works)
+    return Row(f"pick, hot, {regions} regions, {state}", (AtMost(0.9, "A"), AtMost(1.5, "B")), partial(_picking, regions, down))
 
 
 def _unticked_row(regions: int) -> Row:
-    works: Callable[[], Mapping[str, Work]] = lambda: with_floors({"pick": hot(regions, True, False)}, "A", arguments=HOT)  # noqa: E731
+    works = partial(_picking, regions, True, False)
     return Row(f"pick, between a verdict and its tick, busiest 10 % of {regions} down", (AtMost(UNTICKED[regions], "A"),), works)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from lbcore.detect.protocol import Detector, Verdict, check_region
 
@@ -117,7 +117,7 @@ class Watched:
             answer = method(region)
         except Exception:
             self.failed(name)
-            return self._said.get((name, region), default)  # type: ignore[return-value]
+            return cast(T, self._said.get((name, region), default))  # what this method said before
         if answer != default or (name, region) in self._said:
             self._said[name, region] = answer
         return answer

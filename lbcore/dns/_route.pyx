@@ -341,7 +341,7 @@ cdef int32_t fallen(const program* p, uint32_t at, walk_t* w) noexcept nogil:
     elif s.policy == SERVE_LAST_GOOD:
         i = group_of(p, w)
         return or_nodata(table_pick_in(p.t, i, s.leaves))
-    return as_if_up(p, at, w)
+    return NODATA if best_state(p, s, -1) == OFF else by_method(p, at, w, DOWN)
 
 
 cdef inline int32_t or_nodata(int32_t region) noexcept nogil:
@@ -357,17 +357,15 @@ cdef inline int32_t several(const program* p, uint32_t at, walk_t* w) noexcept n
     return SEVERAL
 
 
-cdef int32_t as_if_up(const program* p, uint32_t at, walk_t* w) noexcept nogil:
-    """Go by the method among the kids that are down; not for MAP, where each client has one kid."""
+cdef int32_t by_method(const program* p, uint32_t at, walk_t* w, int wanted) noexcept nogil:
+    """Go by the step's method among the kids of that state; not for MAP, where each client has one kid."""
     cdef const step_t* s = &p.steps[at]
-    if best_state(p, s, -1) == OFF:
-        return NODATA
     if s.kind == PICK:
-        return pick(p, s, w, DOWN)
+        return pick(p, s, w, wanted)
     if s.kind == FIRST:
-        return first(p, s, w, DOWN)
+        return first(p, s, w, wanted)
     if s.kind == DRAW:
-        return draw(p, at, w, DOWN)
+        return draw(p, at, w, wanted)
     return several(p, at, w)
 
 
@@ -402,13 +400,7 @@ cdef int32_t walk(const program* p, uint32_t at, walk_t* w) noexcept nogil:
         return mapped(p, at, w)
     if best_state(p, s, w.without) != UP:
         return fallen(p, at, w)
-    if s.kind == PICK:
-        return pick(p, s, w, UP)
-    if s.kind == FIRST:
-        return first(p, s, w, UP)
-    if s.kind == DRAW:
-        return draw(p, at, w, UP)
-    return several(p, at, w)
+    return by_method(p, at, w, UP)
 
 
 cdef inline void begin(walk_t* w, const ip* client, uint32_t turn, bint timed) noexcept nogil:

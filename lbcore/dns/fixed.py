@@ -171,8 +171,8 @@ def _referral(part: Part, key: bytes, types: Mapping[int, Records]) -> Forms:
 def _glue(zone: Zone, servers: Records) -> list[RRset]:
     """Give the zone's own addresses of name servers."""
     found = []
-    for record in servers.rdatas:
-        name = key_of(record.target)  # type: ignore[attr-defined]
+    for server in servers.servers():
+        name = key_of(server)
         types = zone.content.get(name, {})
         found += [RRset(name, name, rdtype, types[rdtype].ttl, wires(types[rdtype].rdatas)) for rdtype in (A, AAAA) if rdtype in types]
     return found

@@ -157,10 +157,10 @@ def _gauge(name: str, text: str, labels: Iterable[str], counts: Counts) -> Metri
     return _filled(GaugeMetricFamily(name, text, labels=[*labels]), counts)
 
 
-def _filled(family: Any, counts: Counts) -> Metric:
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, counts: Counts) -> Metric:
     for labels, count in counts.items():
         family.add_metric(labels, count)
-    return family  # type: ignore[no-any-return]
+    return family
 
 
 class MetricsPage:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lbcore.errors import ConfigError, Violation
 
@@ -134,7 +134,7 @@ def _made(given: Iterable[Endpoint | Mapping[str, Any]]) -> tuple[tuple[Endpoint
             endpoints.append(item if isinstance(item, Endpoint) else _endpoint(item))
         except ConfigError as error:
             where = f"dns.endpoints[{at}].profile."
-            endpoints.append(_endpoint({**item, "profile": Profile()}))  # type: ignore[dict-item]
+            endpoints.append(_endpoint({**cast("Mapping[str, Any]", item), "profile": Profile()}))
             violations += [replace(found, where=where + found.where.removeprefix("dns.")) for found in error.violations]
     return tuple(endpoints), violations
 

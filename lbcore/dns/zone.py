@@ -13,7 +13,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dns.exception
 import dns.name
@@ -22,6 +22,7 @@ from dns.name import Name
 from dns.rdata import Rdata
 from dns.rdataclass import IN
 from dns.rdatatype import AAAA, NS, SOA, A, RdataType
+from dns.rdtypes.ANY.SOA import SOA as SoaData
 
 from lbcore.dns.names import from_key, key_of
 from lbcore.dns.zonefile import Content, Records, check, read
@@ -130,8 +131,7 @@ class Zone:
     @property
     def denial_ttl(self) -> int:
         """Give the seconds that a denial lives: the lesser of the SOA's TTL and its MINIMUM (RFC 2308 §3)."""
-        minimum: int = self.soa.minimum  # type: ignore[attr-defined]
-        return min(self.content[self.key][SOA].ttl, minimum)
+        return min(self.content[self.key][SOA].ttl, cast(SoaData, self.soa).minimum)
 
     # ---- records
 
@@ -156,7 +156,7 @@ class Zone:
     def _made_soa(self, apex: Mapping[int, Records]) -> Rdata:
         first = self.host(self.mname or (*self.nameservers, "ns")[0])
         if not self.mname and NS in apex:
-            first = apex[NS].rdatas[0].target  # type: ignore[attr-defined]
+            first = apex[NS].servers()[0]
         times = f"{self.refresh} {self.retry} {self.expire} {self.negative_ttl}"
         return _rdata(SOA, f"{first} {self._mailbox()} {self.serial} {times}")
 

@@ -35,6 +35,7 @@ from dns.rdatatype import (
     A,
     RdataType,
 )  # fmt: skip
+from dns.rdtypes.ANY.NS import NS as NsData
 
 from lbcore.dns.names import WILD, from_key, key_of, parent, within
 from lbcore.dns.profile import MAX_TTL
@@ -58,6 +59,10 @@ class Records(NamedTuple):
 
     ttl: int
     rdatas: tuple[Rdata, ...]
+
+    def servers(self) -> list[Name]:
+        """Give the name servers; the records are NS."""
+        return [cast(NsData, record).target for record in self.rdatas]
 
 
 Content = dict[bytes, dict[int, Records]]  # by name, by type
@@ -181,7 +186,7 @@ def cuts(content: Content, origin: bytes) -> set[bytes]:
 def check(content: Content, lines: Lines, zone: Zone) -> Iterator[Violation]:
     """Give everything that is wrong with the records of a zone, together. Source: RFC 1034 §3.6.2 and §4.2, RFC 2181 §10, RFC 4592 §4.2."""
     delegated = cuts(content, zone.key)
-    glue = {key_of(record.target) for key in delegated for record in content[key][NS].rdatas}  # type: ignore[attr-defined]
+    glue = {key_of(server) for key in delegated for server in content[key][NS].servers()}
     for key, types in content.items():
         cut = below_cut(key, zone.key, delegated)
         if cut is not None and not (key in glue and types.keys() <= {A, AAAA}):
@@ -220,12 +225,12 @@ def _misplaced(key: bytes, rdtype: int, types: dict[int, Records], zone: Zone, d
 
 def _without_address(key: bytes, content: Content, lines: Lines, zone: Zone) -> Iterator[Violation]:
     """Give the name servers of a name that lie in the zone and have no address there."""
-    for record in content[key][NS].rdatas:
-        server = key_of(record.target)  # type: ignore[attr-defined]
+    for name in content[key][NS].servers():
+        server = key_of(name)
         found = content.get(server, {})
         known = server in zone.steered or server in zone.stands_for or A in found or AAAA in found
         if within(server, zone.key) and not known:
-            yield Violation(lines[key, int(NS)], record.to_text(), f"an A or AAAA record of {_text(server)}")
+            yield Violation(lines[key, int(NS)], str(name), f"an A or AAAA record of {_text(server)}")
 
 
 def _wrongly_steered(content: Content, zone: Zone, delegated: set[bytes]) -> Iterator[Violation]:
