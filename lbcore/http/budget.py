@@ -38,11 +38,11 @@ class RetryBudget:
             self._advance()
             return self._reserve + sum(self._slots)
 
-    def deposit(self) -> None:
-        """Count a first attempt."""
+    def deposit(self, count: int = 1) -> None:
+        """Count first attempts."""
         with self._lock:
             self._advance()
-            self._slots[self._now % _SLOTS] += self._ratio
+            self._slots[self._now % _SLOTS] += self._ratio * count
 
     def withdraw(self) -> bool:
         """Take the credit for one retry; False when there is none."""

@@ -1,0 +1,355 @@
+"""FrontDoor: takes a call anywhere and sends it to the closest healthy gateway, around a failed region at once.
+
+    client's address -> lb.pick -> forward -> time to the head -> lb.observe, lb.report
+                                      \\-- refused, reset, timeout, tls -> lb.report -> next in rank, within the retry budget
+    waits too long for an answer -> lb.waiting, every 100 ms: evidence before any timeout
+    a region goes down -> its idle connections are closed, calls that still wait there go elsewhere if they may be repeated
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
+
+from lbcore.balancer import TICK_INTERVAL, Change
+from lbcore.decision import Decision
+from lbcore.errors import NoRegionError, UnknownRegionError
+from lbcore.http.affinity import Affinity
+from lbcore.http.budget import RetryBudget
+from lbcore.http.exchange import FAILURES, SMALL, Balancing
+from lbcore.http.forward import Call, Forwarder, Limits, Response, Target, Timeouts
+from lbcore.http.heads import Trusted
+from lbcore.http.reading import ResponseReader
+from lbcore.region import Region
+from lbcore.sense.geo import Client
+
+__all__ = ["Affinity", "FrontDoor"]
+
+logger = logging.getLogger(__name__)
+
+_GONE = frozenset(("down", "ejected", "disabled", "draining"))
+_FAILED = frozenset(("down", "ejected"))
+_SLOWER = 4.0  # times a region's usual time to the first byte, after which a call that waits is evidence
+
+
+class Ticking(Balancing, Protocol):
+    """What a front door needs of a Balancer."""
+
+    def tick(self) -> None:
+        """Do what is due."""
+
+    def match(self, client: Client, /) -> tuple[int, int]:
+        """Give a client's group first."""
+
+    def explain(self, client: Client = None) -> Decision:
+        """Give the reasons for a pick."""
+
+    def waiting(self, region: str, count: int, client: Client = None, *, gen: int | None = None) -> None:
+        """Take how many calls wait for long."""
+
+
+@dataclass(slots=True, eq=False)
+class _Route:
+    """A region, its gateway, and how long the first byte of a response usually takes there, seconds."""
+
+    region: Region
+    target: Target
+    usual: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Way:
+    """A call's way: the route of its attempt, the generation it began in, and where it was before."""
+
+    route: _Route
+    gen: int
+    tried: tuple[str, ...] = ()
+
+
+class FrontDoor:
+    """Serve HTTP/1.1 and forward every call to the closest healthy region's gateway.
+
+    retries: how many further regions one call may be sent to, >= 0; budget: of retries, None = RetryBudget's defaults
+    keep_host: False = Host and TLS server name are the gateway's (the client's stands in X-Forwarded-Host), True = the client's
+    trusted: networks of proxies in front that are believed about their clients
+    explain_to: networks of clients whose responses carry `Server-Timing`, and `X-Lbcore-Explain` when they send that field
+    affinity: keeps a client at its region while that is healthy
+    patience: seconds a call may wait for its answer before that is evidence against the region (or four times what is usual there)
+    cut_streams: True = responses and WebSockets under way from a region that goes down are cut off at once; False = they may finish,
+        which the timeouts bound
+    tls: context for gateways with https URLs, None = verified by the system's authorities; limits, timeouts, name: as Forwarder
+
+    Retried is what failed before any of its response was passed on, if nothing of it was sent or it is idempotent and its body was
+    kept (`limits.replay`). 502, 503 and 504 count as failures of the region but are the client's answer.
+    Use it as `async with FrontDoor(lb) as door: await door.listen("127.0.0.1", 8080)`, or `await FrontDoor(lb).serve(...)`.
+    Source: RFC 9110 §9.2.2 (what may be repeated), Finagle (budget), Envoy (outlier detection of passive failures).
+    """
+
+    def __init__(
+        self, lb: Ticking, *, retries: int = 2, budget: RetryBudget | None = None, keep_host: bool = False, trusted: Sequence[str] = (),
+        explain_to: Sequence[str] = (), affinity: Affinity | None = None, patience: float = 1.0, cut_streams: bool = False,
+        tls: ssl.SSLContext | None = None, limits: Limits | None = None, timeouts: Timeouts | None = None, name: str | None = None,
+    ) -> None:  # fmt: skip
+        if retries < 0:
+            raise ValueError(f"retries must be at least 0, got {retries!r}")
+        self._lb, self._retries, self._keep_host, self._patience = lb, retries, keep_host, patience
+        self._budget = budget or RetryBudget(lb.clock)
+        self._affinity, self._cut_streams, self._tls = affinity, cut_streams, tls
+        self._explain_to = Trusted(explain_to) if explain_to else None
+        self._options: dict[str, Any] = {"trusted": trusted, "limits": limits, "timeouts": timeouts, "name": name, "clock": lb.clock}
+        self._engine: Forwarder | None = None
+        self._routes: dict[str, _Route] = {}
+        self._undeposited = 0
+        self._waited: dict[tuple[str, int], Client] = {}
+        self._counters: Counter[str] = Counter()
+        self._unfollow: Callable[[], object] = lambda: None
+
+    # ---- run
+
+    @property
+    def engine(self) -> Forwarder:
+        """Give the engine; RuntimeError outside `async with`."""
+        if self._engine is None:
+            raise RuntimeError("the front door is closed: use it inside `async with`")
+        return self._engine
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Give what was counted: requests, refused, retries, failed_<cause>, budget_exhausted, moved..."""
+        return dict(self._counters + (self._engine.counters if self._engine else Counter()))
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._engine = Forwarder(self, **self._options)
+        self._unfollow = self._lb.on_change(lambda change: loop.is_closed() or loop.call_soon_threadsafe(self._changed, change))
+        self._engine.keep(loop.create_task(self._ticking()))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def listen(self, host: str = "127.0.0.1", port: int = 8080, **options: Any) -> tuple[str, int]:
+        """Accept clients on one more address and give it; options as Forwarder.listen (tls, sock, proxy_protocol...)."""
+        return await self.engine.listen(host, port, **options)
+
+    async def serve(self, host: str = "127.0.0.1", port: int = 8080, *, grace: float = 5.0, **options: Any) -> None:
+        """Serve until cancelled; then calls under way have `grace` seconds."""
+        async with self:
+            await self.listen(host, port, **options)
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                await self.close(grace)
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Accept nobody new, wait `grace` seconds for calls under way, close."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            self._unfollow()
+            await engine.close(grace)
+            self._counters += engine.counters
+
+    # ---- a call's way
+
+    def begin(self, call: Call, /) -> Target | Response:
+        """Pick the region."""
+        self._undeposited += 1
+        try:
+            region = self._lb.pick(call.client or None)
+            if self._affinity is not None:
+                region = self._kept(call) or region
+            route = self._routes.get(region.name)
+            if route is None or route.region is not region:
+                route = self._route(region) or self._any(call)
+            call.state = _Way(route, self._lb.generation(route.region.name))
+        except NoRegionError:
+            return Response(503, fields=[(b"Retry-After", b"1")])
+        except UnknownRegionError:  # removed since it was picked
+            return Response(503, fields=[(b"Retry-After", b"0")])
+        return route.target
+
+    def _route(self, region: Region) -> _Route | None:
+        if not region.gateway:
+            return None
+        old = self._routes.get(region.name)
+        upstream = self.engine.upstream(region.gateway, tls=self._tls)
+        if old is not None and old.target.upstream is not upstream:
+            old.target.upstream.retire()
+        prefix = urlsplit(region.gateway).path.rstrip("/").encode("ascii")
+        target = Target(upstream, region.name, prefix, None if self._keep_host else upstream.authority)
+        route = self._routes[region.name] = _Route(region, target)
+        return route
+
+    def _any(self, call: Call) -> _Route:
+        for region in self._lb.rank(call.client or None):
+            if (route := self._route(region)) is not None:
+                return route
+        raise NoRegionError("no region that can be picked has a gateway URL")
+
+    def _kept(self, call: Call) -> Region | None:
+        assert self._affinity is not None
+        region = self._affinity.region_of(call.request, self._lb.regions)
+        return region if region is not None and self._usable(region) else None
+
+    def retry(self, call: Call, cause: str | None, /) -> Target | None:
+        """Report the failure and give the next in rank that was not tried."""
+        way: _Way = call.state
+        self._failed(call, cause)
+        if not call.repeatable or call.attempts > self._retries:
+            return None
+        return self._elsewhere(call, way)
+
+    def _elsewhere(self, call: Call, way: _Way) -> Target | None:
+        route = self._next(call, way)
+        if route is None:
+            return None
+        self._deposit()
+        if not self._budget.withdraw():
+            self._counters["budget_exhausted"] += 1
+            return None
+        self._counters["retries"] += 1
+        call.state = _Way(route, self._generation(route), (*way.tried, way.route.region.name))
+        return route.target
+
+    def _next(self, call: Call, way: _Way) -> _Route | None:
+        tried = {*way.tried, way.route.region.name}
+        for region in self._lb.rank(call.client or None):
+            if region.name not in tried and region.gateway and (self._usable(region) or self._lb.fail_open):
+                route = self._routes.get(region.name)
+                return route if route is not None and route.region is region else self._route(region)
+        return None
+
+    def _usable(self, region: Region) -> bool:
+        try:
+            return self._lb.status(region.name) in ("up", "degraded")
+        except UnknownRegionError:
+            return False
+
+    def _generation(self, route: _Route) -> int:
+        try:
+            return self._lb.generation(route.region.name)
+        except UnknownRegionError:
+            return 0
+
+    # ---- what is learned
+
+    def answered(self, call: Call, head: ResponseReader, /) -> Target | None:
+        """Learn from a response's head."""
+        way: _Way = call.state
+        route = way.route
+        if head.status in FAILURES:
+            self._failed(call, "status")
+        else:
+            try:
+                name, client = route.region.name, call.client or None
+                took = call.head_at - call.sent_at
+                if took >= 0 and call.request.received <= SMALL:
+                    self._lb.observe(name, took * 1000.0, client)
+                    route.usual += (took - route.usual) * 0.05
+                self._lb.report(name, True, client, gen=way.gen)
+            except UnknownRegionError:
+                pass  # removed while the call was under way
+        if self._affinity is not None:
+            call.extra += self._affinity.cookie_for(call.request, route.region, call.inbound.secure)
+        if self._explain_to is not None and call.client in self._explain_to:
+            call.extra += self._explanation(call, route)
+        return None
+
+    def done(self, call: Call, /) -> None:
+        """Report a response that was cut off."""
+        if call.cut:
+            self._failed(call, call.cause)
+
+    def _failed(self, call: Call, cause: str | None) -> None:
+        self._counters[f"failed_{cause or 'here'}"] += 1
+        way: _Way = call.state
+        if cause is not None:
+            try:
+                self._lb.report(way.route.region.name, False, call.client or None, cause=cause, gen=way.gen)
+            except UnknownRegionError:
+                pass
+
+    def _explanation(self, call: Call, route: _Route) -> bytes:
+        waited, took = (call.sent_at - call.begun_at) * 1000.0, (call.head_at - call.sent_at) * 1000.0
+        text = f'Server-Timing: lbcore;dur={max(0.0, waited):.3f}, gateway;dur={max(0.0, took):.3f};desc="{route.region.name}"\r\n'
+        if call.request.field(b"x-lbcore-explain") is not None:
+            text += f"X-Lbcore-Explain: {json.dumps(self._lb.explain(call.client or None).as_dict(), separators=(',', ':'))}\r\n"
+        return text.encode("ascii")
+
+    # ---- regions that change
+
+    def _changed(self, change: Change) -> None:
+        """Use a region's connections no more; calls that wait there go elsewhere."""
+        route = self._routes.get(change.region)
+        if route is None or change.after not in _GONE or self._engine is None:
+            return
+        route.target.upstream.close_idle()
+        if change.after in _FAILED:
+            for inbound in [*self._engine.inbounds]:
+                call = inbound.call
+                if call is not None and call.target is route.target:
+                    self._leave(call)
+
+    def _leave(self, call: Call) -> None:
+        """Take a call away from a region that is down, if it may be sent again."""
+        if call.status:
+            if self._cut_streams:
+                call.failed("reset")
+        elif call.repeatable and (target := self._elsewhere(call, call.state)) is not None:
+            self._counters["moved"] += 1
+            call.redirect(target)
+
+    # ---- time
+
+    async def _ticking(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_INTERVAL)
+            try:
+                self.tick()
+            except Exception:
+                logger.exception("tick failed; the next one tries again")
+
+    def tick(self) -> None:
+        """Tell the Balancer who waits, and let it do what is due. Called every 100 ms."""
+        self._deposit()
+        self._tell_waiting()
+        self._lb.tick()
+        if len(self._routes) > len(self._lb.regions):
+            self._forget_removed()
+
+    def _deposit(self) -> None:
+        if self._undeposited:
+            self._budget.deposit(self._undeposited)
+            self._undeposited = 0
+
+    def _tell_waiting(self) -> None:
+        """Count the calls that wait longer than they should, by region and group."""
+        now, counts, clients = self._lb.clock(), Counter[tuple[str, int]](), dict[tuple[str, int], Client]()
+        for inbound in self.engine.inbounds:
+            call = inbound.call
+            if call is not None and not call.status and call.sent_at and call.sent_all and isinstance(call.state, _Way):
+                route = call.state.route
+                if now - call.sent_at > max(self._patience, _SLOWER * route.usual) and call.state.gen == self._generation(route):
+                    client = call.client or None
+                    key = route.region.name, self._lb.match(client)[0]
+                    counts[key] += 1
+                    clients[key] = client
+        for (name, group), whose in (self._waited | clients).items():
+            try:
+                self._lb.waiting(name, counts[name, group], whose)
+            except UnknownRegionError:
+                pass
+        self._waited = clients
+
+    def _forget_removed(self) -> None:
+        names = {region.name for region in self._lb.regions}
+        for name in [*self._routes.keys() - names]:
+            self._routes.pop(name).target.upstream.retire()

@@ -1,0 +1,366 @@
+"""Readers: bytes in, requests or responses out. Strict: what two parsers might read differently is refused (RFC 9112 §11.2).
+
+llhttp refuses bare CR and LF, obs-fold, white space around names and in chunk sizes, both lengths or one twice; here is what it lets
+through or leaves to its user. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+from lbcore.http.message import (
+    HOP_BY_HOP,
+    SPECIAL_OF_REQUEST,
+    SPECIAL_OF_RESPONSE,
+    Field,
+    Refusal,
+    Request,
+    check_authority,
+    check_target,
+    join,
+    tokens,
+    without_nominated,
+)
+
+__all__ = ["Limits", "RequestReader", "ResponseReader"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one connection may make the engine hold or do.
+
+    head: bytes of a head, and of a trailer section; fields: in it; body: bytes of a request's, None = any number
+    held: bytes of a body that are held for one side while the other is not ready; replay: bytes of a body kept to send it again
+    """
+
+    head: int = 32_768
+    fields: int = 128
+    body: int | None = None
+    held: int = 65_536
+    replay: int = 65_536
+
+
+class RequestReader:
+    """Read one client's requests.
+
+    `ready` gets every request when its head is complete; its body and trailers follow in place. Raises Refusal; nothing may be fed
+    after that. `rest`: what came after a request that asks to upgrade; `go_on` reads it as the next request.
+    """
+
+    __slots__ = (
+        "_fields", "_limits", "_parser", "_primed", "_size", "_special", "_target", "_unread", "begun", "ready", "reading", "rest", "switch",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._parser = HttpRequestParser(self)
+        self._primed = False  # the parser is being told of a head that was read before
+        self.ready: deque[Request] = deque()
+        self.reading: Request | None = None  # its head is there, its body not yet
+        self.switch: Request | None = None  # asked to upgrade: nothing is read until `go_on`
+        self.rest = b""
+        self.begun = False  # in the middle of a head
+        self._unread = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._fields: list[Field] = []
+        self._special: dict[bytes, bytes] = {}
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received."""
+        if self.switch is not None:
+            self.rest += data
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
+        except HttpParserError as error:
+            raise _refusal(error) from None
+        if self.begun:
+            self._count_unfinished(len(data))
+        else:
+            self._unread = 0
+
+    def go_on(self) -> None:
+        """Read what followed a request whose upgrade came to nothing."""
+        self.switch, rest, self.rest = None, self.rest, b""
+        self._parser = HttpRequestParser(self)
+        if rest:
+            self.feed(rest)
+
+    def _count_unfinished(self, size: int) -> None:
+        self._unread += size  # in the first part there may be whole requests before it
+        if self._unread > self._limits.head and self._unread > size:
+            raise Refusal(431, "head too long")
+
+    # ---- llhttp's callbacks
+
+    def on_message_begin(self) -> None:
+        self.begun = not self._primed
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > self._limits.head:
+            raise Refusal(414, "target too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if value[-1:] in (b" ", b"\t"):
+            value = value.rstrip(b" \t")
+        self._size += len(name) + len(value)
+        if self.reading is not None:
+            self._add_trailer(name, value)
+            return
+        key = name.lower()
+        if key in SPECIAL_OF_REQUEST:
+            if key in self._special:
+                join(self._special, key, value)
+            else:
+                self._special[key] = value
+        elif b"_" not in key or key.replace(b"_", b"-") not in SPECIAL_OF_REQUEST:  # CGI and WSGI cannot tell "_" from "-"
+            self._fields.append((name, value))
+            if self._size > self._limits.head or len(self._fields) > self._limits.fields:
+                raise Refusal(431, "too many fields")
+
+    def _add_trailer(self, name: bytes, value: bytes) -> None:
+        assert self.reading is not None
+        self.reading.trailers.append((name, value))
+        if self._size > self._limits.head or len(self.reading.trailers) > self._limits.fields:
+            raise Refusal(431, "too many trailer fields")
+
+    def on_headers_complete(self) -> None:
+        if self._primed:
+            return
+        parser, special = self._parser, self._special
+        if self._size > self._limits.head:
+            raise Refusal(431, "head too long")
+        version = parser.get_http_version()
+        if version != "1.1" and version != "1.0":
+            raise Refusal(505, "only HTTP/1.1 and 1.0")
+        request = Request(parser.get_method(), self._target, self._fields, special, parser.should_keep_alive(), version == "1.0")
+        self._check(request)
+        self._reset()
+        self.begun = False
+        self.reading = request
+        self.ready.append(request)
+        if parser.should_upgrade():
+            self.switch = request
+
+    def _check(self, request: Request) -> None:
+        special = request.special
+        if request.method == b"CONNECT":
+            raise Refusal(501, "no tunnels")
+        if b"host" in special:
+            check_authority(special[b"host"])
+        elif not request.old:
+            raise Refusal(400, "no Host")
+        check_target(request)
+        if len(special) > 1:
+            self._check_special(request)
+
+    def _check_special(self, request: Request) -> None:
+        special = request.special
+        if b"content-length" in special:
+            request.length = int(special[b"content-length"])
+            if self._limits.body is not None and request.length > self._limits.body:
+                raise Refusal(413, "body too long")
+        if b"transfer-encoding" in special:
+            if request.old:
+                raise Refusal(400, "Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
+            if special[b"transfer-encoding"].lower() != b"chunked":
+                raise Refusal(501, "only the transfer coding chunked")
+            request.chunked = True
+        if special.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise Refusal(417, "unknown expectation")
+        if b"connection" in special:
+            request.fields = without_nominated(request.fields, special)
+            if b"upgrade" in tokens(special[b"connection"]):
+                request.upgrade = special.get(b"upgrade", b"").lower()
+
+    def on_body(self, body: bytes) -> None:
+        request = self.reading
+        assert request is not None
+        request.received += len(body)
+        if self._limits.body is not None and request.received > self._limits.body:
+            raise Refusal(413, "body too long")
+        request.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        request = self.reading
+        if self.switch is not None and request is not None and (request.length or request.chunked):
+            return  # llhttp takes the body for the other protocol
+        if request is not None:
+            request.complete = True
+        self.reading = None
+        self._reset()
+
+    # ---- upgrades
+
+    def _upgraded(self, rest: bytes) -> None:
+        """Wait for what becomes of the upgrade; a request with a body is read on without it (RFC 9110 §7.8: it may be ignored)."""
+        request = self.switch
+        if request is None:
+            raise Refusal(400, "unexpected upgrade")
+        self.rest = rest
+        if request.complete:
+            return
+        self.switch, self.rest, request.upgrade = None, b"", b""
+        self._parser = HttpRequestParser(self)
+        framing = b"Transfer-Encoding: chunked" if request.chunked else b"Content-Length: %d" % (request.length or 0)
+        close = b"" if request.keep_alive else b"\r\nConnection: close"
+        self._primed, self.reading = True, None
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + close + b"\r\n\r\n")
+        self._reset()
+        self._primed, self.reading = False, request
+        if rest:
+            self.feed(rest)
+
+
+def _refusal(error: HttpParserError) -> Refusal:
+    """Give what a callback raised, or else say what llhttp did not like."""
+    if isinstance(error.__context__, Refusal):
+        return error.__context__
+    if error.__context__ is not None:
+        raise error.__context__
+    return Refusal(400, str(error).lower().replace("`", ""))
+
+
+class ResponseReader:
+    """Read one upstream's responses, one after the other.
+
+    `interim` gets (status, fields) of each 1xx; `status` is 0 until the final head is there. length: as Content-Length says, None
+    without; sized: the end of the body is known from the message and not from the connection's. Raises Refusal with status 502.
+    """
+
+    __slots__ = (
+        "_limits", "_parser", "_size", "_special", "_unread", "chunked", "complete", "fields", "headless", "interim", "keep_alive",
+        "length", "parts", "received", "sized", "status", "surplus", "switched", "rest", "trailers",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._parser = HttpResponseParser(self)
+        self.begin(False)
+
+    def begin(self, headless: bool) -> None:
+        """Expect the response to the next request; headless: to a HEAD request, no body follows whatever the head says."""
+        self.headless = headless
+        self.status = 0
+        self.fields: list[Field] = []
+        self._special: dict[bytes, bytes] = {}
+        self._size = self._unread = 0
+        self.interim: list[tuple[int, list[Field]]] = []
+        self.parts: list[bytes] = []
+        self.trailers: list[Field] = []
+        self.received = 0
+        self.length: int | None = None
+        self.chunked = self.sized = self.complete = self.keep_alive = self.switched = self.surplus = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received."""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self.rest = data[upgrade.args[0] :]
+        except HttpParserError as error:
+            raise self._fault(error) from None
+        if not self.status:
+            self._unread += len(data)
+            if self._unread > 2 * self._limits.head:
+                raise Refusal(502, "head too long")
+
+    def _fault(self, error: HttpParserError) -> Refusal:
+        context = error.__context__
+        if context is not None and not isinstance(context, Refusal):
+            raise context
+        return Refusal(502, str(context or error))
+
+    def restart(self) -> None:
+        """Forget what llhttp expects of a message whose body does not come (HEAD)."""
+        self._parser = HttpResponseParser(self)
+
+    def end(self) -> bool:
+        """Say whether the connection's end is a proper end of the response."""
+        if self.status and not self.sized and not self.complete:
+            self.complete = True
+        return self.complete
+
+    # ---- llhttp's callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if value[-1:] in (b" ", b"\t"):
+            value = value.rstrip(b" \t")
+        self._size += len(name) + len(value)
+        if self._size > self._limits.head or len(self.fields) > self._limits.fields or len(self.trailers) > self._limits.fields:
+            raise Refusal(502, "head too long")
+        if self.status:
+            if self.complete:
+                self.surplus = True
+            else:
+                self.trailers.append((name, value))
+            return
+        key = name.lower()
+        if key in SPECIAL_OF_RESPONSE:
+            if key in self._special:
+                join(self._special, key, value)
+            else:
+                self._special[key] = value
+        else:
+            self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        status = parser.get_status_code()
+        if self.status:
+            self.surplus = True
+            raise Refusal(502, "more than one response")
+        if status < 200 and status != 101:
+            self._interim(status)
+            return
+        self.status = status
+        special = self._special
+        self.keep_alive = parser.should_keep_alive()
+        if status == 101:
+            self.switched = True
+            self.fields = [*self.fields, *((name, special[name]) for name in (b"upgrade",) if name in special)]
+        elif status > 599:
+            raise Refusal(502, "status out of range")
+        if b"connection" in special:
+            self.fields = without_nominated(self.fields, special)
+        self._frame(special)
+
+    def _frame(self, special: dict[bytes, bytes]) -> None:
+        if b"transfer-encoding" in special:
+            if special[b"transfer-encoding"].lower() != b"chunked" or self._parser.get_http_version() != "1.1":
+                raise Refusal(502, "only the transfer coding chunked")
+            self.chunked = True
+        elif b"content-length" in special:
+            self.length = int(special[b"content-length"])
+        bodiless = self.headless or self.status in (101, 204, 304)
+        self.sized = bodiless or self.chunked or self.length is not None
+        if bodiless:
+            self.complete = True
+
+    def _interim(self, status: int) -> None:
+        if status < 100 or len(self.interim) > 16:
+            raise Refusal(502, "status out of range")
+        self.interim.append((status, [field for field in self.fields if field[0].lower() not in HOP_BY_HOP]))
+        self.fields, self._special, self._size = [], {}, 0
+
+    def on_body(self, body: bytes) -> None:
+        if self.headless or not self.status:
+            self.surplus = True
+            return
+        self.received += len(body)
+        self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.complete = True
