@@ -11,7 +11,7 @@ Only what was not sent at all, or may be sent twice, is sent again, and only bef
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lbcore.http.message import Field, Request, Response, status_line, trailers_to_pass
@@ -37,27 +37,24 @@ class Call:
     state: the handler's own; extra: lines that the handler adds to the response's head
     """
 
-    __slots__ = (
-        "_kept", "_replayable", "_stale_retry", "aborted", "attempts", "begun_at", "cause", "chunk_response", "client", "connection",
-        "cut", "extra", "finished", "head_at", "inbound", "request", "request_id", "sent_all", "sent_at", "started", "state", "status", "target",
-    )  # fmt: skip
+    # Most calls never set these: defaults of the class cost nothing.
+    sent_at = head_at = 0.0
+    target: Target | None = None
+    connection: Outbound | None = None
+    attempts = status = 0
+    cause: str | None = None
+    state: Any = None
+    extra = request_id = b""
+    started = False  # a byte of this request went out in this attempt
+    finished = aborted = cut = chunk_response = False
+    _stale_retry = False
+    _replayable = True
+    _kept: Sequence[bytes] = ()  # parts of the body that were sent, to send them again
 
     def __init__(self, inbound: Inbound, request: Request, now: float) -> None:
         self.inbound, self.request, self.client = inbound, request, inbound.client
         self.begun_at = now
-        self.sent_at = self.head_at = 0.0
-        self.target: Target | None = None
-        self.connection: Outbound | None = None
-        self.attempts = self.status = 0
-        self.cause: str | None = None
-        self.state: Any = None
-        self.extra = b""
-        self.request_id = b""
         self.sent_all = request.length is None and not request.chunked
-        self.started = False  # a byte of this request went out in this attempt
-        self.finished = self.aborted = self.cut = self.chunk_response = self._stale_retry = False
-        self._replayable = True
-        self._kept: list[bytes] = []  # parts of the body that were sent, to send them again
 
     # ---- decide
 
@@ -142,9 +139,9 @@ class Call:
         """Keep what is sent to send it again, as long as it is not too much."""
         if self.request.received > self.inbound.engine.limits.replay or not self.request.idempotent:
             self._replayable = False
-            self._kept.clear()
+            self._kept = ()
         if self._replayable:
-            self._kept += parts
+            self._kept = [*self._kept, *parts]
 
     # ---- failures
 
@@ -183,7 +180,7 @@ class Call:
     def _rewind(self) -> None:
         self.sent_at = 0.0
         self.request.parts[:0] = self._kept
-        self._kept = []
+        self._kept = ()
         self.sent_all = self.request.length is None and not self.request.chunked
 
     def broken(self, why: str) -> None:
@@ -322,7 +319,7 @@ def _chunks(parts: list[bytes]) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
 
 
-def _last_chunk(trailers: list[Field]) -> bytes:
+def _last_chunk(trailers: Sequence[Field]) -> bytes:
     if not trailers:
         return b"0\r\n\r\n"
     return b"".join([b"0\r\n", *(b"%b: %b\r\n" % field for field in trailers_to_pass(trailers)), b"\r\n"])

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 from lbcore.balancer import TICK_INTERVAL, Change
@@ -65,13 +65,8 @@ class _Route:
     usual: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class _Way:
-    """A call's way: the route of its attempt, the generation it began in, and where it was before."""
-
-    route: _Route
-    gen: int
-    tried: tuple[str, ...] = ()
+# A call's `state`: the route of its attempt, the region's generation when that began, the regions where it was before.
+_Way = tuple[_Route, int, tuple[str, ...]]
 
 
 class FrontDoor:
@@ -169,7 +164,7 @@ class FrontDoor:
             route = self._routes.get(region.name)
             if route is None or route.region is not region:
                 route = self._route(region) or self._any(call)
-            call.state = _Way(route, self._lb.generation(route.region.name))
+            call.state = route, self._lb.generation(route.target.name), ()
         except NoRegionError:
             return Response(503, fields=[(b"Retry-After", b"1")])
         except UnknownRegionError:  # removed since it was picked
@@ -201,14 +196,15 @@ class FrontDoor:
 
     def retry(self, call: Call, cause: str | None, /) -> Target | None:
         """Report the failure and give the next in rank that was not tried."""
-        way: _Way = call.state
         self._failed(call, cause)
         if not call.repeatable or call.attempts > self._retries:
             return None
-        return self._elsewhere(call, way)
+        return self._elsewhere(call)
 
-    def _elsewhere(self, call: Call, way: _Way) -> Target | None:
-        route = self._next(call, way)
+    def _elsewhere(self, call: Call) -> Target | None:
+        before, _, tried = cast(_Way, call.state)
+        tried = (*tried, before.target.name)
+        route = self._next(call, tried)
         if route is None:
             return None
         self._deposit()
@@ -216,11 +212,10 @@ class FrontDoor:
             self._counters["budget_exhausted"] += 1
             return None
         self._counters["retries"] += 1
-        call.state = _Way(route, self._generation(route), (*way.tried, way.route.region.name))
+        call.state = route, self._generation(route), tried
         return route.target
 
-    def _next(self, call: Call, way: _Way) -> _Route | None:
-        tried = {*way.tried, way.route.region.name}
+    def _next(self, call: Call, tried: Sequence[str]) -> _Route | None:
         for region in self._lb.rank(call.client or None):
             if region.name not in tried and region.gateway and (self._usable(region) or self._lb.fail_open):
                 route = self._routes.get(region.name)
@@ -243,18 +238,17 @@ class FrontDoor:
 
     def answered(self, call: Call, head: ResponseReader, /) -> Target | None:
         """Learn from a response's head."""
-        way: _Way = call.state
-        route = way.route
+        route, gen, _ = cast(_Way, call.state)
         if head.status in FAILURES:
             self._failed(call, "status")
         else:
             try:
-                name, client = route.region.name, call.client or None
+                name, client = route.target.name, call.client or None
                 took = call.head_at - call.sent_at
                 if took >= 0 and call.request.received <= SMALL:
                     self._lb.observe(name, took * 1000.0, client)
                     route.usual += (took - route.usual) * 0.05
-                self._lb.report(name, True, client, gen=way.gen)
+                self._lb.report(name, True, client, gen=gen)
             except UnknownRegionError:
                 pass  # removed while the call was under way
         if self._affinity is not None:
@@ -270,10 +264,10 @@ class FrontDoor:
 
     def _failed(self, call: Call, cause: str | None) -> None:
         self._counters[f"failed_{cause or 'here'}"] += 1
-        way: _Way = call.state
+        route, gen, _ = cast(_Way, call.state)
         if cause is not None:
             try:
-                self._lb.report(way.route.region.name, False, call.client or None, cause=cause, gen=way.gen)
+                self._lb.report(route.target.name, False, call.client or None, cause=cause, gen=gen)
             except UnknownRegionError:
                 pass
 
@@ -303,7 +297,7 @@ class FrontDoor:
         if call.status:
             if self._cut_streams:
                 call.failed("reset")
-        elif call.repeatable and (target := self._elsewhere(call, call.state)) is not None:
+        elif call.repeatable and (target := self._elsewhere(call)) is not None:
             self._counters["moved"] += 1
             call.redirect(target)
 
@@ -335,9 +329,9 @@ class FrontDoor:
         now, counts, clients = self._lb.clock(), Counter[tuple[str, int]](), dict[tuple[str, int], Client]()
         for inbound in self.engine.inbounds:
             call = inbound.call
-            if call is not None and not call.status and call.sent_at and call.sent_all and isinstance(call.state, _Way):
-                route = call.state.route
-                if now - call.sent_at > max(self._patience, _SLOWER * route.usual) and call.state.gen == self._generation(route):
+            if call is not None and not call.status and call.sent_at and call.sent_all and call.state is not None:
+                route, gen, _ = cast(_Way, call.state)
+                if now - call.sent_at > max(self._patience, _SLOWER * route.usual) and gen == self._generation(route):
                     client = call.client or None
                     key = route.region.name, self._lb.match(client)[0]
                     counts[key] += 1

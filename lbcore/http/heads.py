@@ -105,12 +105,10 @@ class Heads:
         path = request.target
         if target.prefix and path[0] == 0x2F:
             path = target.prefix + path
-        lines = [
-            b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, path, target.host or request.host),
-            *[b"%b: %b\r\n" % field for field in request.fields],
-            self._about_client(call),
-            b"X-Request-Id: %b\r\n" % identifier,
-        ]
+        lines = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", target.host or request.host, b"\r\n"]
+        for name, value in request.fields:
+            lines += (name, b": ", value, b"\r\n")
+        lines += (self._about_client(call), b"X-Request-Id: ", identifier, b"\r\n")
         if len(request.special) > 1:
             self._add_special(call, lines)
         lines.append(b"\r\n")
@@ -159,7 +157,10 @@ class Heads:
     def response(self, call: Call, reader: ResponseReader) -> bytes:
         """Write a response's head; decides how its body is delimited."""
         request, status = call.request, reader.status
-        lines = [status_line(status), *[b"%b: %b\r\n" % field for field in reader.fields], self._tail(call)]
+        lines = [status_line(status)]
+        for name, value in reader.fields:
+            lines += (name, b": ", value, b"\r\n")
+        lines += (self._via, b"X-Request-Id: ", call.request_id, b"\r\n")
         if call.extra:
             lines.append(call.extra)
         closes = call.inbound.closes(call)

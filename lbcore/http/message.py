@@ -26,6 +26,7 @@ HOP_BY_HOP = frozenset((
 FORWARDED = frozenset((
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip", b"x-request-id",
 ))  # fmt: skip
+ORDINARY = frozenset((b"close", b"keep-alive"))  # values of Connection that name no field
 ONCE = frozenset((b"content-length", b"host", b"x-request-id"))
 SPECIAL_OF_REQUEST = HOP_BY_HOP | FORWARDED | ONCE | {b"expect"}
 SPECIAL_OF_RESPONSE = (HOP_BY_HOP - {b"proxy-authenticate", b"proxy-authentication-info"}) | {b"content-length"}
@@ -60,22 +61,18 @@ class Request:
     parts, trailers: of the body; received: bytes of it so far; complete: all of it is there
     """
 
-    __slots__ = (
-        "chunked", "complete", "fields", "keep_alive", "length", "method", "old", "parts", "received", "special", "target", "trailers",
-        "upgrade",
-    )  # fmt: skip
+    length: int | None = None
+    chunked = complete = False
+    received = 0
+    trailers: Sequence[Field] = ()
+    upgrade = b""
 
     def __init__(
         self, method: bytes, target: bytes, fields: list[Field], special: dict[bytes, bytes], keep_alive: bool, old: bool
     ) -> None:
         self.method, self.target, self.fields, self.special = method, target, fields, special
         self.keep_alive, self.old = keep_alive, old
-        self.length: int | None = None
-        self.chunked = self.complete = False
         self.parts: list[bytes] = []
-        self.received = 0
-        self.trailers: list[Field] = []
-        self.upgrade = b""
 
     @property
     def host(self) -> bytes:
@@ -140,7 +137,7 @@ def tokens(value: bytes) -> list[bytes]:
 
 def without_nominated(fields: list[Field], special: dict[bytes, bytes]) -> list[Field]:
     """Leave out what the Connection field names: that was for this connection only."""
-    named = {*tokens(special.get(b"connection", b""))} - {b"close", b"keep-alive"}
+    named = {*tokens(special.get(b"connection", b""))} - ORDINARY
     return [field for field in fields if field[0].lower() not in named] if named else fields
 
 

@@ -13,6 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 
 from lbcore.http.message import (
     HOP_BY_HOP,
+    ORDINARY,
     SPECIAL_OF_REQUEST,
     SPECIAL_OF_RESPONSE,
     Field,
@@ -51,7 +52,8 @@ class RequestReader:
     """
 
     __slots__ = (
-        "_fields", "_limits", "_parser", "_primed", "_size", "_special", "_target", "_unread", "begun", "ready", "reading", "rest", "switch",
+        "_fields", "_limits", "_parser", "_primed", "_size", "_special", "_target", "_unread", "begun", "ready", "reading", "rest",
+        "switch",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -111,7 +113,7 @@ class RequestReader:
             raise Refusal(414, "target too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if value[-1:] in (b" ", b"\t"):
+        if value and value[-1] <= 0x20:
             value = value.rstrip(b" \t")
         self._size += len(name) + len(value)
         if self.reading is not None:
@@ -125,12 +127,10 @@ class RequestReader:
                 self._special[key] = value
         elif b"_" not in key or key.replace(b"_", b"-") not in SPECIAL_OF_REQUEST:  # CGI and WSGI cannot tell "_" from "-"
             self._fields.append((name, value))
-            if self._size > self._limits.head or len(self._fields) > self._limits.fields:
-                raise Refusal(431, "too many fields")
 
     def _add_trailer(self, name: bytes, value: bytes) -> None:
         assert self.reading is not None
-        self.reading.trailers.append((name, value))
+        self.reading.trailers = [*self.reading.trailers, (name, value)]
         if self._size > self._limits.head or len(self.reading.trailers) > self._limits.fields:
             raise Refusal(431, "too many trailer fields")
 
@@ -138,12 +138,16 @@ class RequestReader:
         if self._primed:
             return
         parser, special = self._parser, self._special
-        if self._size > self._limits.head:
-            raise Refusal(431, "head too long")
-        version = parser.get_http_version()
-        if version != "1.1" and version != "1.0":
-            raise Refusal(505, "only HTTP/1.1 and 1.0")
-        request = Request(parser.get_method(), self._target, self._fields, special, parser.should_keep_alive(), version == "1.0")
+        if self._size > self._limits.head or len(self._fields) > self._limits.fields:
+            raise Refusal(431, "too many fields")
+        keep_alive = parser.should_keep_alive()
+        old = False
+        if not keep_alive or b"connection" in special:  # else it can only be 1.1
+            version = parser.get_http_version()
+            if version != "1.1" and version != "1.0":
+                raise Refusal(505, "only HTTP/1.1 and 1.0")
+            old = version == "1.0"
+        request = Request(parser.get_method(), self._target, self._fields, special, keep_alive, old)
         self._check(request)
         self._reset()
         self.begun = False
@@ -178,7 +182,7 @@ class RequestReader:
             request.chunked = True
         if special.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise Refusal(417, "unknown expectation")
-        if b"connection" in special:
+        if special.get(b"connection", b"close").lower() not in ORDINARY:
             request.fields = without_nominated(request.fields, special)
             if b"upgrade" in tokens(special[b"connection"]):
                 request.upgrade = special.get(b"upgrade", b"").lower()
@@ -239,7 +243,7 @@ class ResponseReader:
     """
 
     __slots__ = (
-        "_limits", "_parser", "_size", "_special", "_unread", "chunked", "complete", "fields", "headless", "interim", "keep_alive",
+        "_limits", "_parser", "_special", "_unread", "chunked", "complete", "fields", "headless", "interim", "keep_alive",
         "length", "parts", "received", "sized", "status", "surplus", "switched", "rest", "trailers",
     )  # fmt: skip
 
@@ -254,7 +258,7 @@ class ResponseReader:
         self.status = 0
         self.fields: list[Field] = []
         self._special: dict[bytes, bytes] = {}
-        self._size = self._unread = 0
+        self._unread = 0
         self.interim: list[tuple[int, list[Field]]] = []
         self.parts: list[bytes] = []
         self.trailers: list[Field] = []
@@ -273,7 +277,7 @@ class ResponseReader:
             raise self._fault(error) from None
         if not self.status:
             self._unread += len(data)
-            if self._unread > 2 * self._limits.head:
+            if self._unread > self._limits.head:
                 raise Refusal(502, "head too long")
 
     def _fault(self, error: HttpParserError) -> Refusal:
@@ -295,25 +299,26 @@ class ResponseReader:
     # ---- llhttp's callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if value[-1:] in (b" ", b"\t"):
+        if value and value[-1] <= 0x20:
             value = value.rstrip(b" \t")
-        self._size += len(name) + len(value)
-        if self._size > self._limits.head or len(self.fields) > self._limits.fields or len(self.trailers) > self._limits.fields:
-            raise Refusal(502, "head too long")
         if self.status:
-            if self.complete:
-                self.surplus = True
-            else:
-                self.trailers.append((name, value))
+            self._add_trailer(name, value)
             return
         key = name.lower()
-        if key in SPECIAL_OF_RESPONSE:
-            if key in self._special:
-                join(self._special, key, value)
-            else:
-                self._special[key] = value
-        else:
+        if key not in SPECIAL_OF_RESPONSE:
             self.fields.append((name, value))
+        elif key in self._special:
+            join(self._special, key, value)
+        else:
+            self._special[key] = value
+
+    def _add_trailer(self, name: bytes, value: bytes) -> None:
+        if self.complete:
+            self.surplus = True
+            return
+        self.trailers.append((name, value))
+        if len(self.trailers) > self._limits.fields:
+            raise Refusal(502, "too many trailer fields")
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -321,6 +326,8 @@ class ResponseReader:
         if self.status:
             self.surplus = True
             raise Refusal(502, "more than one response")
+        if len(self.fields) > self._limits.fields:
+            raise Refusal(502, "too many fields")
         if status < 200 and status != 101:
             self._interim(status)
             return
@@ -332,7 +339,7 @@ class ResponseReader:
             self.fields = [*self.fields, *((name, special[name]) for name in (b"upgrade",) if name in special)]
         elif status > 599:
             raise Refusal(502, "status out of range")
-        if b"connection" in special:
+        if special.get(b"connection", b"close").lower() not in ORDINARY:
             self.fields = without_nominated(self.fields, special)
         self._frame(special)
 
@@ -352,7 +359,7 @@ class ResponseReader:
         if status < 100 or len(self.interim) > 16:
             raise Refusal(502, "status out of range")
         self.interim.append((status, [field for field in self.fields if field[0].lower() not in HOP_BY_HOP]))
-        self.fields, self._special, self._size = [], {}, 0
+        self.fields, self._special, self._unread = [], {}, 0
 
     def on_body(self, body: bytes) -> None:
         if self.headless or not self.status:

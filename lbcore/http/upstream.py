@@ -26,7 +26,7 @@ __all__ = ["Outbound", "Upstream"]
 class Outbound(asyncio.Protocol):
     """One connection to an upstream; `call` is the one that uses it, None while it is idle."""
 
-    __slots__ = ("_lost", "_reader_paused", "active_at", "call", "fresh", "idle_since", "reader", "transport", "upstream", "write_paused")
+    __slots__ = ("_reader_paused", "active_at", "call", "closed", "fresh", "idle_since", "reader", "transport", "upstream", "write_paused")
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -34,20 +34,15 @@ class Outbound(asyncio.Protocol):
         self.call: Call | None = None
         self.fresh = True  # no call has had an answer on it
         self.idle_since = self.active_at = 0.0
-        self.write_paused = self._reader_paused = self._lost = False
+        self.write_paused = self._reader_paused = self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    @property
-    def closed(self) -> bool:
-        """Say whether it can be used no more."""
-        return self._lost or self.transport.is_closing()
-
     def data_received(self, data: bytes) -> None:
         call, reader = self.call, self.reader
         if call is None:
-            self.transport.abort()  # nobody asked: whatever it is, it must not become the answer to the next call
+            self.drop()  # nobody asked: whatever it is, it must not become the answer to the next call
             return
         try:
             reader.feed(data)
@@ -59,12 +54,13 @@ class Outbound(asyncio.Protocol):
         call.received(reader)
 
     def eof_received(self) -> bool:
+        self.closed = True
         if self.call is not None:
             self.call.ended(self.reader)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._lost = True
+        self.closed = True
         self.upstream.lost(self)
         if self.call is not None:
             self.call.ended(self.reader)
@@ -96,16 +92,17 @@ class Outbound(asyncio.Protocol):
         reader = self.reader
         self.call, self.fresh = None, False
         if not reader.keep_alive or reader.surplus or self.closed or self.write_paused:
-            self.transport.abort()
+            self.drop()
             return
-        self.resume()
+        if self._reader_paused:
+            self.resume()
         if reader.headless:
             reader.restart()
         self.upstream.give(self)
 
     def drop(self) -> None:
         """Close the connection, whatever state it is in."""
-        self.call = None
+        self.call, self.closed = None, True
         self.transport.abort()
 
 
