@@ -119,6 +119,7 @@ class Call:
         connection.transport.write(head)
         if not self.sent_all:
             self.more()
+            self.inbound.regulate()
 
     def more(self) -> None:
         """Send on what has been read of the request's body."""

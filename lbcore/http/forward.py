@@ -202,4 +202,11 @@ class Forwarder:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for upstream in self.upstreams.values():
             await upstream.close()
-        await asyncio.sleep(0)
+        await self._gone()
+
+    async def _gone(self) -> None:
+        """Wait until the loop has told of every connection's end."""
+        for _ in range(1000):
+            if not self.inbounds and not any(upstream.open for upstream in self.upstreams.values()):
+                return
+            await asyncio.sleep(0.001)

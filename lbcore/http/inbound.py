@@ -295,7 +295,7 @@ class Inbound(asyncio.Protocol):
         elif call.connection is None or target is None:
             return
         elif not call.status:
-            if now - call.sent_at > (target.first_byte or times.first_byte):
+            if now - call.sent_at > ((target.first_byte or times.first_byte) if call.sent_all else times.idle):
                 call.failed("timeout")
         elif now - call.connection.active_at > times.idle:
             call.failed("timeout")
