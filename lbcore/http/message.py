@@ -26,6 +26,7 @@ HOP_BY_HOP = frozenset((
 FORWARDED = frozenset((
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip", b"x-request-id",
 ))  # fmt: skip
+UPGRADES = frozenset((b"websocket",))  # h2c would open a connection that nobody looks into (RFC 9113 §3.1: obsolete)
 ORDINARY = frozenset((b"close", b"keep-alive"))  # values of Connection that name no field
 ONCE = frozenset((b"content-length", b"host", b"x-request-id"))
 SPECIAL_OF_REQUEST = HOP_BY_HOP | FORWARDED | ONCE | {b"expect"}

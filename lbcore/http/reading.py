@@ -16,6 +16,7 @@ from lbcore.http.message import (
     ORDINARY,
     SPECIAL_OF_REQUEST,
     SPECIAL_OF_RESPONSE,
+    UPGRADES,
     Field,
     Refusal,
     Request,
@@ -184,8 +185,8 @@ class RequestReader:
             raise Refusal(417, "unknown expectation")
         if special.get(b"connection", b"close").lower() not in ORDINARY:
             request.fields = without_nominated(request.fields, special)
-            if b"upgrade" in tokens(special[b"connection"]):
-                request.upgrade = special.get(b"upgrade", b"").lower()
+            if b"upgrade" in tokens(special[b"connection"]) and special.get(b"upgrade", b"").lower() in UPGRADES:
+                request.upgrade = special[b"upgrade"].lower()
 
     def on_body(self, body: bytes) -> None:
         request = self.reading
@@ -213,6 +214,8 @@ class RequestReader:
             raise Refusal(400, "unexpected upgrade")
         self.rest = rest
         if request.complete:
+            if not request.upgrade:
+                self.go_on()
             return
         self.switch, self.rest, request.upgrade = None, b"", b""
         self._parser = HttpRequestParser(self)
@@ -298,6 +301,10 @@ class ResponseReader:
 
     # ---- llhttp's callbacks
 
+    def on_message_begin(self) -> None:
+        if self.status:
+            self.surplus = True
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if value and value[-1] <= 0x20:
             value = value.rstrip(b" \t")
@@ -313,8 +320,7 @@ class ResponseReader:
             self._special[key] = value
 
     def _add_trailer(self, name: bytes, value: bytes) -> None:
-        if self.complete:
-            self.surplus = True
+        if self.surplus:
             return
         self.trailers.append((name, value))
         if len(self.trailers) > self._limits.fields:
@@ -324,7 +330,6 @@ class ResponseReader:
         parser = self._parser
         status = parser.get_status_code()
         if self.status:
-            self.surplus = True
             raise Refusal(502, "more than one response")
         if len(self.fields) > self._limits.fields:
             raise Refusal(502, "too many fields")

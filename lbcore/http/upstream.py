@@ -50,6 +50,7 @@ class Outbound(asyncio.Protocol):
             if not reader.complete:
                 call.broken(str(refusal))
                 return
+            reader.surplus = True
         self.active_at = self.upstream.engine.now
         call.received(reader)
 
