@@ -317,3 +317,9 @@ async def _by_h11(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             connection.start_next_cycle()
         elif isinstance(event, h11.ConnectionClosed):
             return
+
+
+async def test_a_thousand_upgrades_that_are_not_made() -> None:
+    upgrade = GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    _, got = await sent_on(upgrade * 2000 + request_close())
+    assert len(understand(got)) == 2001

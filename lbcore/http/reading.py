@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from lbcore.http.message import (
     HOP_BY_HOP,
@@ -80,23 +80,31 @@ class RequestReader:
         if self.switch is not None:
             self.rest += data
             return
+        size = len(data)
+        while data:
+            data = self._read(data)
+        if self.begun:
+            self._count_unfinished(size)
+        else:
+            self._unread = 0
+
+    def _read(self, data: bytes) -> bytes:
+        """Give what is still to be read, by another parser: what follows an upgrade that is not made."""
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._upgraded(data[upgrade.args[0] :])
+            offset = upgrade.args[0]
         except HttpParserError as error:
             raise _refusal(error) from None
-        if self.begun:
-            self._count_unfinished(len(data))
         else:
-            self._unread = 0
+            return b""
+        return self._upgraded(data[offset:])
 
     def go_on(self) -> None:
         """Read what followed a request whose upgrade came to nothing."""
         self.switch, rest, self.rest = None, self.rest, b""
         self._parser = HttpRequestParser(self)
-        if rest:
-            self.feed(rest)
+        self.feed(rest)
 
     def _count_unfinished(self, size: int) -> None:
         self._unread += size  # in the first part there may be whole requests before it
@@ -207,33 +215,34 @@ class RequestReader:
 
     # ---- upgrades
 
-    def _upgraded(self, rest: bytes) -> None:
-        """Wait for what becomes of the upgrade; a request with a body is read on without it (RFC 9110 §7.8: it may be ignored)."""
+    def _upgraded(self, rest: bytes) -> bytes:
+        """Wait for what becomes of the upgrade; other protocols, and bodies, are read on without (RFC 9110 §7.8: it may be ignored)."""
         request = self.switch
-        if request is None:
-            raise Refusal(400, "unexpected upgrade")
-        self.rest = rest
-        if request.complete:
-            if not request.upgrade:
-                self.go_on()
-            return
-        self.switch, self.rest, request.upgrade = None, b"", b""
+        assert request is not None
+        if request.complete and request.upgrade:
+            self.rest = rest
+            return b""
+        self.switch, request.upgrade = None, b""
         self._parser = HttpRequestParser(self)
+        if not request.complete:
+            self._prime(request)
+        return rest
+
+    def _prime(self, request: Request) -> None:
+        """Tell the parser of a request's head, so that it reads its body."""
         framing = b"Transfer-Encoding: chunked" if request.chunked else b"Content-Length: %d" % (request.length or 0)
         close = b"" if request.keep_alive else b"\r\nConnection: close"
         self._primed, self.reading = True, None
         self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + close + b"\r\n\r\n")
         self._reset()
         self._primed, self.reading = False, request
-        if rest:
-            self.feed(rest)
 
 
 def _refusal(error: HttpParserError) -> Refusal:
     """Give what a callback raised, or else say what llhttp did not like."""
-    if isinstance(error.__context__, Refusal):
-        return error.__context__
-    if error.__context__ is not None:
+    if isinstance(error, HttpParserCallbackError) and error.__context__ is not None:
+        if isinstance(error.__context__, Refusal):
+            return error.__context__
         raise error.__context__
     return Refusal(400, str(error).lower().replace("`", ""))
 
@@ -284,10 +293,7 @@ class ResponseReader:
                 raise Refusal(502, "head too long")
 
     def _fault(self, error: HttpParserError) -> Refusal:
-        context = error.__context__
-        if context is not None and not isinstance(context, Refusal):
-            raise context
-        return Refusal(502, str(context or error))
+        return Refusal(502, str(_refusal(error)))
 
     def restart(self) -> None:
         """Forget what llhttp expects of a message whose body does not come (HEAD)."""
