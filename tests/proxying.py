@@ -51,6 +51,7 @@ class Origin:
     """A server that does what its script says with each connection; `got` has the bytes of each."""
 
     script: Script
+    record: bool = True
     got: list[bytearray] = field(default_factory=list)
     port: int = 0
 
@@ -61,15 +62,16 @@ class Origin:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.got.append(got := bytearray())
         feed = reader.feed_data
-        reader.feed_data = lambda data: (got.extend(data), feed(data))[1]  # type: ignore[method-assign,func-returns-value]
+        if self.record:
+            reader.feed_data = lambda data: (got.extend(data), feed(data))[1]  # type: ignore[method-assign,func-returns-value]
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await self.script(reader, writer)
         writer.transport.abort()
 
 
 @asynccontextmanager
-async def origin(script: Script, port: int = 0) -> AsyncIterator[Origin]:
-    made = Origin(script)
+async def origin(script: Script, port: int = 0, record: bool = True) -> AsyncIterator[Origin]:
+    made = Origin(script, record)
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +81,7 @@ async def origin(script: Script, port: int = 0) -> AsyncIterator[Origin]:
         await made.serve(reader, writer)
         tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=1 << 26)
+    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=1 << 22)
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made
@@ -207,17 +209,29 @@ async def talk(port: int, *parts: bytes, pause: float = 0.0, end: bool = False, 
     """Send bytes and give everything that comes until the other side closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        async with asyncio.timeout(wait):
+        async with asyncio.timeout(wait), asyncio.TaskGroup() as tasks:
+            heard = tasks.create_task(_hear(reader))
             for part in parts:
+                if heard.done():
+                    break
                 writer.write(part)
                 await asyncio.sleep(pause)
             if end:
                 writer.write_eof()
-            return await reader.read(-1)
+        return heard.result()
     finally:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+
+async def _hear(reader: asyncio.StreamReader) -> bytes:
+    """Read to the end, orderly or not."""
+    heard = b""
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            heard += data
+    return heard
 
 
 @dataclass
