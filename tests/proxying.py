@@ -22,7 +22,8 @@ WAIT = 10.0  # seconds until a test gives up
 QUICK = Timeouts(head=0.3, body=0.3, keep_alive=0.4, first_byte=0.3, idle=0.3, stall=0.4, relay=0.5, linger=0.2, rate=0.0)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Script = Callable[[Reader, Writer], Awaitable[None]]
 
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -54,6 +55,7 @@ class Origin:
     record: bool = True
     got: list[bytearray] = field(default_factory=list)
     port: int = 0
+    kill: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -82,6 +84,13 @@ async def origin(script: Script, port: int = 0, record: bool = True) -> AsyncIte
         tasks.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", port, limit=1 << 22)
+    def kill() -> None:
+        """Stop listening and drop every connection."""
+        server.close()
+        for task in tasks:
+            task.cancel()
+
+    made.kill = kill
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made

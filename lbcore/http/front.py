@@ -14,20 +14,18 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
-from urllib.parse import urlsplit
+from typing import Any, Self, cast
 
 from lbcore.balancer import TICK_INTERVAL, Change
-from lbcore.decision import Decision
 from lbcore.errors import NoRegionError, UnknownRegionError
 from lbcore.http.affinity import Affinity
 from lbcore.http.budget import RetryBudget
-from lbcore.http.exchange import FAILURES, SMALL, Balancing
+from lbcore.http.exchange import FAILURES, SMALL
 from lbcore.http.forward import Call, Forwarder, Limits, Response, Target, Timeouts
 from lbcore.http.heads import Trusted
 from lbcore.http.reading import ResponseReader
+from lbcore.http.routes import Route, Routes, Ticking
 from lbcore.region import Region
 from lbcore.sense.geo import Client
 
@@ -40,33 +38,8 @@ _FAILED = frozenset(("down", "ejected"))
 _SLOWER = 4.0  # times a region's usual time to the first byte, after which a call that waits is evidence
 
 
-class Ticking(Balancing, Protocol):
-    """What a front door needs of a Balancer."""
-
-    def tick(self) -> None:
-        """Do what is due."""
-
-    def match(self, client: Client, /) -> tuple[int, int]:
-        """Give a client's group first."""
-
-    def explain(self, client: Client = None) -> Decision:
-        """Give the reasons for a pick."""
-
-    def waiting(self, region: str, count: int, client: Client = None, *, gen: int | None = None) -> None:
-        """Take how many calls wait for long."""
-
-
-@dataclass(slots=True, eq=False)
-class _Route:
-    """A region, its gateway, and how long the first byte of a response usually takes there, seconds."""
-
-    region: Region
-    target: Target
-    usual: float = 0.0
-
-
 # A call's `state`: the route of its attempt, the region's generation when that began, the regions where it was before.
-_Way = tuple[_Route, int, tuple[str, ...]]
+_Way = tuple[Route, int, tuple[str, ...]]
 
 
 class FrontDoor:
@@ -83,7 +56,8 @@ class FrontDoor:
     tls: context for gateways with https URLs, None = verified by the system's authorities; limits, timeouts, name: as Forwarder
 
     Retried is what failed before any of its response was passed on, if nothing of it was sent or it is idempotent and its body was
-    kept (`limits.replay`). 502, 503 and 504 count as failures of the region but are the client's answer.
+    kept (`limits.replay`); only what was sent already costs budget, the rest is moved and not multiplied.
+    502, 503 and 504 count as failures of the region but are the client's answer.
     Use it as `async with FrontDoor(lb) as door: await door.listen("127.0.0.1", 8080)`, or `await FrontDoor(lb).serve(...)`.
     Source: RFC 9110 §9.2.2 (what may be repeated), Finagle (budget), Envoy (outlier detection of passive failures).
     """
@@ -101,7 +75,7 @@ class FrontDoor:
         self._explain_to = Trusted(explain_to) if explain_to else None
         self._options: dict[str, Any] = {"trusted": trusted, "limits": limits, "timeouts": timeouts, "name": name, "clock": lb.clock}
         self._engine: Forwarder | None = None
-        self._routes: dict[str, _Route] = {}
+        self._routes: Routes
         self._undeposited = 0
         self._waited: dict[tuple[str, int], Client] = {}
         self._counters: Counter[str] = Counter()
@@ -124,6 +98,7 @@ class FrontDoor:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._engine = Forwarder(self, **self._options)
+        self._routes = Routes(self._lb, self._engine, self._keep_host, self._tls)
         self._unfollow = self._lb.on_change(lambda change: loop.is_closed() or loop.call_soon_threadsafe(self._changed, change))
         self._engine.keep(loop.create_task(self._ticking()))
         return self
@@ -161,9 +136,9 @@ class FrontDoor:
             region = self._lb.pick(call.client or None)
             if self._affinity is not None:
                 region = self._kept(call) or region
-            route = self._routes.get(region.name)
+            route = self._routes.known.get(region.name)
             if route is None or route.region is not region:
-                route = self._route(region) or self._any(call)
+                route = self._routes.of(region) or self._routes.any(call.client or None)
             call.state = route, self._lb.generation(route.target.name), ()
         except NoRegionError:
             return Response(503, fields=[(b"Retry-After", b"1")])
@@ -171,28 +146,10 @@ class FrontDoor:
             return Response(503, fields=[(b"Retry-After", b"0")])
         return route.target
 
-    def _route(self, region: Region) -> _Route | None:
-        if not region.gateway:
-            return None
-        old = self._routes.get(region.name)
-        upstream = self.engine.upstream(region.gateway, tls=self._tls)
-        if old is not None and old.target.upstream is not upstream:
-            old.target.upstream.retire()
-        prefix = urlsplit(region.gateway).path.rstrip("/").encode("ascii")
-        target = Target(upstream, region.name, prefix, None if self._keep_host else upstream.authority)
-        route = self._routes[region.name] = _Route(region, target)
-        return route
-
-    def _any(self, call: Call) -> _Route:
-        for region in self._lb.rank(call.client or None):
-            if (route := self._route(region)) is not None:
-                return route
-        raise NoRegionError("no region that can be picked has a gateway URL")
-
     def _kept(self, call: Call) -> Region | None:
         assert self._affinity is not None
         region = self._affinity.region_of(call.request, self._lb.regions)
-        return region if region is not None and self._usable(region) else None
+        return region if region is not None and self._routes.usable(region) else None
 
     def retry(self, call: Call, cause: str | None, /) -> Target | None:
         """Report the failure and give the next in rank that was not tried."""
@@ -204,35 +161,16 @@ class FrontDoor:
     def _elsewhere(self, call: Call) -> Target | None:
         before, _, tried = cast(_Way, call.state)
         tried = (*tried, before.target.name)
-        route = self._next(call, tried)
+        route = self._routes.next(call.client or None, tried)
         if route is None:
             return None
         self._deposit()
-        if not self._budget.withdraw():
+        if call.started and not self._budget.withdraw():  # what was never sent is moved, not multiplied
             self._counters["budget_exhausted"] += 1
             return None
         self._counters["retries"] += 1
-        call.state = route, self._generation(route), tried
+        call.state = route, self._routes.generation(route), tried
         return route.target
-
-    def _next(self, call: Call, tried: Sequence[str]) -> _Route | None:
-        for region in self._lb.rank(call.client or None):
-            if region.name not in tried and region.gateway and (self._usable(region) or self._lb.fail_open):
-                route = self._routes.get(region.name)
-                return route if route is not None and route.region is region else self._route(region)
-        return None
-
-    def _usable(self, region: Region) -> bool:
-        try:
-            return self._lb.status(region.name) in ("up", "degraded")
-        except UnknownRegionError:
-            return False
-
-    def _generation(self, route: _Route) -> int:
-        try:
-            return self._lb.generation(route.region.name)
-        except UnknownRegionError:
-            return 0
 
     # ---- what is learned
 
@@ -271,7 +209,7 @@ class FrontDoor:
             except UnknownRegionError:
                 pass
 
-    def _explanation(self, call: Call, route: _Route) -> bytes:
+    def _explanation(self, call: Call, route: Route) -> bytes:
         waited, took = (call.sent_at - call.begun_at) * 1000.0, (call.head_at - call.sent_at) * 1000.0
         text = f'Server-Timing: lbcore;dur={max(0.0, waited):.3f}, gateway;dur={max(0.0, took):.3f};desc="{route.region.name}"\r\n'
         if call.request.field(b"x-lbcore-explain") is not None:
@@ -282,7 +220,7 @@ class FrontDoor:
 
     def _changed(self, change: Change) -> None:
         """Use a region's connections no more; calls that wait there go elsewhere."""
-        route = self._routes.get(change.region)
+        route = self._routes.known.get(change.region)
         if route is None or change.after not in _GONE or self._engine is None:
             return
         route.target.upstream.close_idle()
@@ -316,8 +254,7 @@ class FrontDoor:
         self._deposit()
         self._tell_waiting()
         self._lb.tick()
-        if len(self._routes) > len(self._lb.regions):
-            self._forget_removed()
+        self._routes.forget_removed()
 
     def _deposit(self) -> None:
         if self._undeposited:
@@ -325,25 +262,27 @@ class FrontDoor:
             self._undeposited = 0
 
     def _tell_waiting(self) -> None:
-        """Count the calls that wait longer than they should, by region and group."""
-        now, counts, clients = self._lb.clock(), Counter[tuple[str, int]](), dict[tuple[str, int], Client]()
+        """Count the calls that wait longer than they should, by region and group; when that was enough, take them elsewhere."""
+        now, counts, clients, late = self._lb.clock(), Counter[tuple[str, int]](), dict[tuple[str, int], Client](), list[Call]()
         for inbound in self.engine.inbounds:
             call = inbound.call
-            if call is not None and not call.status and call.sent_at and call.sent_all and call.state is not None:
-                route, gen, _ = cast(_Way, call.state)
-                if now - call.sent_at > max(self._patience, _SLOWER * route.usual) and gen == self._generation(route):
-                    client = call.client or None
-                    key = route.region.name, self._lb.match(client)[0]
-                    counts[key] += 1
-                    clients[key] = client
-        for (name, group), whose in (self._waited | clients).items():
+            if call is not None and self._is_late(call, now):
+                late.append(call)
+                key = call.state[0].target.name, self._lb.match(call.client or None)[0]
+                counts[key] += 1
+                clients[key] = call.client or None
+        for (name, group), client in (self._waited | clients).items():
             try:
-                self._lb.waiting(name, counts[name, group], whose)
+                self._lb.waiting(name, counts[name, group], client)
             except UnknownRegionError:
                 pass
         self._waited = clients
+        for call in late:
+            if self._routes.excluded(call.state[0], call.client or None):  # a path that is broken is told to nobody as a change
+                self._leave(call)
 
-    def _forget_removed(self) -> None:
-        names = {region.name for region in self._lb.regions}
-        for name in [*self._routes.keys() - names]:
-            self._routes.pop(name).target.upstream.retire()
+    def _is_late(self, call: Call, now: float) -> bool:
+        if call.status or not call.sent_at or not call.sent_all or call.state is None:
+            return False
+        route, gen, _ = cast(_Way, call.state)
+        return now - call.sent_at > max(self._patience, _SLOWER * route.usual) and gen == self._routes.generation(route)
