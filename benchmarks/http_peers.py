@@ -271,7 +271,8 @@ def table(peers: Sequence[Peer]) -> Table:
         user, system = (statistics.median(part[index] for part in peer.cpu) * 1e6 for index in (0, 1))
         times = f"{ratio(peer, by_name['nginx']):.2f}" if "nginx" in by_name else "-"
         cost = statistics.median(peer.microseconds)
-        shown.add_row(peer.name, f"{cost:.1f}", f"{user:.1f}", f"{system:.1f}", f"{statistics.median(peer.rate):.0f}", times, asked(peer, by_name))
+        rate = statistics.median(peer.rate)
+        shown.add_row(peer.name, f"{cost:.1f}", f"{user:.1f}", f"{system:.1f}", f"{rate:.0f}", times, asked(peer, by_name))
     return shown
 
 

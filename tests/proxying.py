@@ -9,7 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import h11
 import pytest
@@ -22,7 +22,8 @@ WAIT = 10.0  # seconds until a test gives up
 QUICK = Timeouts(head=0.3, body=0.3, keep_alive=0.4, first_byte=0.3, idle=0.3, stall=0.4, relay=0.5, linger=0.2, rate=0.0)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
 Script = Callable[[Reader, Writer], Awaitable[None]]
 
 
@@ -44,7 +45,8 @@ def on_both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     loop = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
     run.__signature__ = inspect.Signature([*own, loop])  # type: ignore[attr-defined]
     run.pytestmark = [*getattr(test, "pytestmark", ())]  # type: ignore[attr-defined]
-    return pytest.mark.parametrize("loop", LOOPS)(run)
+    parametrized: Callable[..., None] = pytest.mark.parametrize("loop", LOOPS)(run)
+    return parametrized
 
 
 @dataclass

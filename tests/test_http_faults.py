@@ -11,11 +11,10 @@ import time
 from contextlib import suppress
 
 import pytest
-from proxying import OK, QUICK, To, answering, answers, forwarding, origin, read_request, request, resetting, talk
+from proxying import OK, QUICK, Reader, To, Writer, answering, answers, forwarding, origin, read_request, request, resetting, talk
 
 from lbcore.http.forward import Call, Limits, Target
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 POST = request("POST", "/", b"body")
 
 
@@ -49,7 +48,10 @@ async def test_refused_goes_elsewhere_whatever_the_method() -> None:
 
 @pytest.mark.parametrize(
     ("method", "fields", "status"),
-    [("GET", (), 200), ("PUT", (), 200), ("DELETE", (), 200), ("POST", (), 502), ("PATCH", (), 502), ("POST", ("Idempotency-Key: 1",), 200)],
+    [
+        ("GET", (), 200), ("PUT", (), 200), ("DELETE", (), 200), ("POST", (), 502), ("PATCH", (), 502),
+        ("POST", ("Idempotency-Key: 1",), 200),
+    ],
 )
 async def test_what_was_sent_is_sent_again_only_if_idempotent(method: str, fields: tuple[str, ...], status: int) -> None:
     async with origin(reset_after_request) as bad, origin(answering()) as good:
@@ -298,7 +300,8 @@ async def test_big_streams_both_ways_need_little_memory() -> None:
             await writer.drain()
         await reader.read(1)
 
-    async with origin(big, record=False) as there, forwarding(To(there.url), dataclasses.replace(QUICK, stall=5, body=5, idle=5, first_byte=5)) as port:
+    patient = dataclasses.replace(QUICK, stall=5, body=5, idle=5, first_byte=5)
+    async with origin(big, record=False) as there, forwarding(To(there.url), patient) as port:
         gc.collect()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -251,8 +251,11 @@ async def test_proxy_protocol(header: bytes, client: str) -> None:
     assert answers(data)[0].status == 200 and handler.calls[0].client == client
 
 
+BAD_PROXY = [b"", b"PROXY TCP4 x y 1 2\r\n", b"PROXY TCP4 ::1 ::1 1 2\r\n", b"PROXY " + b"a" * 200, V2.replace(b"\x21\x11", b"\x31\x11")]
+
+
 @on_both_loops
-@pytest.mark.parametrize("header", [b"", b"PROXY TCP4 x y 1 2\r\n", b"PROXY TCP4 ::1 ::1 1 2\r\n", b"PROXY " + b"a" * 200, V2.replace(b"\x21\x11", b"\x31\x11")])
+@pytest.mark.parametrize("header", BAD_PROXY)
 async def test_bad_proxy_headers_are_refused(header: bytes) -> None:
     try:
         data, there, handler = await through(header + request(), proxy_protocol=True)

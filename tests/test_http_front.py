@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from proxying import (
@@ -30,6 +33,7 @@ from lbcore.http.budget import RetryBudget
 from lbcore.http.forward import Timeouts
 from lbcore.http.front import Affinity, FrontDoor
 
+ROOT = Path(__file__).parent.parent
 CLIENTS = ("81.2.69.142", "12.0.0.1", "133.242.0.3", "200.160.0.8", "1.120.0.1")  # of five groups
 NAMES = ("westeurope", "eastus", "japaneast")
 
@@ -332,3 +336,25 @@ def test_arguments() -> None:
         FrontDoor(lb, retries=-1)
     with pytest.raises(ValueError):
         FrontDoor(lb, explain_to=["nowhere"])
+
+
+async def test_the_example_serves_and_goes_around_a_dead_gateway(tmp_path: Path) -> None:
+    async with origin(answering()) as there:
+        config = tmp_path / "lbcore.toml"
+        regions = (("eastus", "http://127.0.0.1:9"), ("westeurope", there.url))
+        config.write_text("".join(f'[[service.regions]]\nname = "{name}"\ngateway = "{url}"\n' for name, url in regions))
+        command = [sys.executable, str(ROOT / "examples" / "front_door.py"), str(config), "0"]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        try:
+            assert process.stdout is not None
+            line = b""
+            while not line.startswith(b"serving on"):
+                line = await asyncio.wait_for(process.stdout.readline(), 20)
+            port = int(line.rpartition(b":")[2])
+            for _ in range(3):
+                assert answers(await talk(port, request()))[0].body == b"ok"
+        finally:
+            process.terminate()
+            await process.wait()

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import httpx
 import pytest
-from proxying import QUICK, Reader, To, Writer, answering, answers, forwarding, on_both_loops, origin, read_request, request, resetting, talk
+from proxying import (
+    QUICK,
+    Reader,
+    To,
+    Writer,
+    answering,
+    answers,
+    forwarding,
+    on_both_loops,
+    origin,
+    read_request,
+    request,
+    resetting,
+    talk,
+)
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -156,7 +170,7 @@ async def test_httpx_and_aiohttp() -> None:
             body = (await read_request(reader)).partition(b"\r\n\r\n")[2]
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
-    async def parts():  # type: ignore[no-untyped-def]
+    async def parts() -> AsyncIterator[bytes]:
         yield b"streamed"
         yield b" body"
 

@@ -260,15 +260,26 @@ def _heard_by_h11(data: bytes) -> list[Heard]:
 
 
 LINES = st.sampled_from([
-    b"Content-Length: 3\r\n", b"Content-Length: 5\r\n", b"content-length : 3\r\n", b"Content-Length: 3\n", b"Transfer-Encoding: chunked\r\n",
-    b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding:chunked \r\n", b"Transfer-Encoding:\r\n chunked\r\n", b"X: y\r\n", b"X:\ty\t\r\n",
-    b"Host: b\r\n", b"Connection: close\r\n", b"Connection: Upgrade\r\nUpgrade: h2c\r\n", b" X: y\r\n", b"X\x00: y\r\n", b"\r\n", b"\n",
-    b"Expect: 100-continue\r\n", b"Connection: keep-alive\r\n",
+    b"Content-Length: 3\r\n", b"Content-Length: 5\r\n", b"content-length : 3\r\n", b"Content-Length: 3\n",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding:chunked \r\n",
+    b"Transfer-Encoding:\r\n chunked\r\n", b"X: y\r\n", b"X:\ty\t\r\n", b"Host: b\r\n", b"Connection: close\r\n",
+    b"Connection: keep-alive\r\n", b"Connection: Upgrade\r\nUpgrade: h2c\r\n", b" X: y\r\n", b"X\x00: y\r\n", b"\r\n", b"\n",
+    b"Expect: 100-continue\r\n",
 ])  # fmt: skip
-STARTS = st.sampled_from([b"GET / HTTP/1.1\r\n", b"POST /p HTTP/1.1\r\n", b"POST /p HTTP/1.0\r\n", b"\r\nPUT /q HTTP/1.1\r\n", b"HEAD  / HTTP/1.1\r\n"])
-BODIES = st.sampled_from([b"", b"abc", b"abcde", b"3\r\nabc\r\n0\r\n\r\n", b"3;x\r\nabc\r\n0\r\nT: u\r\n\r\n", b"3\nabc\n0\n\n", b"0\r\n\r\n", NEXT])
+STARTS = st.sampled_from([
+    b"GET / HTTP/1.1\r\n", b"POST /p HTTP/1.1\r\n", b"POST /p HTTP/1.0\r\n", b"\r\nPUT /q HTTP/1.1\r\n", b"HEAD  / HTTP/1.1\r\n",
+])  # fmt: skip
+BODIES = st.sampled_from([
+    b"", b"abc", b"abcde", b"3\r\nabc\r\n0\r\n\r\n", b"3;x\r\nabc\r\n0\r\nT: u\r\n\r\n", b"3\nabc\n0\n\n", b"0\r\n\r\n", NEXT,
+])  # fmt: skip
 HOST = st.sampled_from([b"Host: a\r\n", b"Host:a\r\n", b"host: a \r\n", b""])
-MESSAGE = st.builds(lambda start, host, lines, body: start + host + b"".join(lines) + b"\r\n" + body, STARTS, HOST, st.lists(LINES, max_size=3), BODIES)
+
+
+def message(start: bytes, host: bytes, lines: list[bytes], body: bytes) -> bytes:
+    return start + host + b"".join(lines) + b"\r\n" + body
+
+
+MESSAGE = st.builds(message, STARTS, HOST, st.lists(LINES, max_size=3), BODIES)
 STREAM = st.lists(MESSAGE, min_size=1, max_size=3).map(b"".join)
 
 

@@ -56,8 +56,8 @@ class FrontDoor:
     tls: context for gateways with https URLs, None = verified by the system's authorities; limits, timeouts, name: as Forwarder
 
     Retried is what failed before any of its response was passed on, if nothing of it was sent or it is idempotent and its body was
-    kept (`limits.replay`); only what was sent already costs budget, the rest is moved and not multiplied.
-    502, 503 and 504 count as failures of the region but are the client's answer.
+    kept (`limits.replay`). Only what was sent before costs budget: the rest is moved, not multiplied. 502, 503 and 504 count as
+    failures of the region but are the client's answer.
     Use it as `async with FrontDoor(lb) as door: await door.listen("127.0.0.1", 8080)`, or `await FrontDoor(lb).serve(...)`.
     Source: RFC 9110 §9.2.2 (what may be repeated), Finagle (budget), Envoy (outlier detection of passive failures).
     """

@@ -114,14 +114,17 @@ class RequestReader:
     # ---- llhttp's callbacks
 
     def on_message_begin(self) -> None:
+        """A request begins."""
         self.begun = not self._primed
 
     def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
         self._target += url
         if len(self._target) > self._limits.head:
             raise Refusal(414, "target too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field."""
         if value and value[-1] <= 0x20:
             value = value.rstrip(b" \t")
         self._size += len(name) + len(value)
@@ -144,6 +147,7 @@ class RequestReader:
             raise Refusal(431, "too many trailer fields")
 
     def on_headers_complete(self) -> None:
+        """Take the end of a head."""
         if self._primed:
             return
         parser, special = self._parser, self._special
@@ -197,6 +201,7 @@ class RequestReader:
                 request.upgrade = special[b"upgrade"].lower()
 
     def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
         request = self.reading
         assert request is not None
         request.received += len(body)
@@ -205,6 +210,7 @@ class RequestReader:
         request.parts.append(body)
 
     def on_message_complete(self) -> None:
+        """Take the end of a request."""
         request = self.reading
         if self.switch is not None and request is not None and (request.length or request.chunked):
             return  # llhttp takes the body for the other protocol
@@ -308,10 +314,12 @@ class ResponseReader:
     # ---- llhttp's callbacks
 
     def on_message_begin(self) -> None:
+        """A response begins; when the last one is not taken yet, nobody asked for it."""
         if self.status:
             self.surplus = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field."""
         if value and value[-1] <= 0x20:
             value = value.rstrip(b" \t")
         if self.status:
@@ -333,6 +341,7 @@ class ResponseReader:
             raise Refusal(502, "too many trailer fields")
 
     def on_headers_complete(self) -> None:
+        """Take the end of a head."""
         parser = self._parser
         status = parser.get_status_code()
         if self.status:
@@ -373,6 +382,7 @@ class ResponseReader:
         self.fields, self._special, self._unread = [], {}, 0
 
     def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
         if self.headless or not self.status:
             self.surplus = True
             return
@@ -380,5 +390,6 @@ class ResponseReader:
         self.parts.append(body)
 
     def on_message_complete(self) -> None:
+        """Take the end of a response."""
         if self.status:
             self.complete = True
