@@ -31,14 +31,14 @@ class Call:
     """One request, its attempts and its response.
 
     client: its address, after the trust list; target: where it goes or went last, None before; attempts: how many were begun
-    begun_at, sent_at, head_at: seconds on the engine's clock, of the request's head, of the last byte sent in this attempt, of the
-    response's head; 0.0 = not yet. status: of the response, 0 = none yet; cause: why it failed, None = it did not; cut: the failure came
+    begun_at, wanted_at, sent_at, head_at: seconds on the engine's clock, of the request's head, of beginning to wait for a connection,
+    of the last byte sent in this attempt, of the response's head; 0.0 = not yet. status: of the response, 0 = none yet; cause: why it failed, None = it did not; cut: the failure came
     in the middle of the response
     state: the handler's own; extra: lines that the handler adds to the response's head
     """
 
     # Most calls never set these: defaults of the class cost nothing.
-    sent_at = head_at = 0.0
+    wanted_at = sent_at = head_at = 0.0
     target: Target | None = None
     connection: Outbound | None = None
     attempts = status = 0
@@ -100,7 +100,7 @@ class Call:
         if connection is not None:
             self.attach(connection)
         else:
-            self.sent_at = 0.0
+            self.sent_at, self.wanted_at = 0.0, self.inbound.engine.clock()
             target.upstream.want(self)
 
     def wants(self, upstream: Upstream) -> bool:

@@ -282,7 +282,8 @@ class FrontDoor:
                 self._leave(call)
 
     def _is_late(self, call: Call, now: float) -> bool:
-        if call.status or not call.sent_at or not call.sent_all or call.state is None:
+        if call.status or call.state is None or call.finished:
             return False
+        since = call.wanted_at if call.connection is None else call.sent_at if call.sent_all else now
         route, gen, _ = cast(_Way, call.state)
-        return now - call.sent_at > max(self._patience, _SLOWER * route.usual) and gen == self._routes.generation(route)
+        return now - since > max(self._patience, _SLOWER * route.usual) and gen == self._routes.generation(route)
