@@ -158,7 +158,8 @@ def show(how: str, seen: Seen, told: list[str], began: float, broken: float) -> 
     failed = Counter(f"{method} {found}" for _, _, method, found in seen.answers if found not in NAMES)
     slow = sorted(answered - due for due, answered, _, _ in seen.answers)
     print(f"\n== nearest gateway {how}: {len(seen.answers)} requests")
-    print(f"failed: {dict(failed) or 'none'}; slowest answers, ms: {[round(each * 1e3) for each in slow[-3:]]}, median {slow[len(slow) // 2] * 1e3:.1f}")
+    slowest, median = [round(each * 1e3) for each in slow[-3:]], slow[len(slow) // 2] * 1e3
+    print(f"failed: {dict(failed) or 'none'}; slowest answers, ms: {slowest}, median {median:.1f}")
     for line in told:
         at, _, rest = line.partition(" ")
         print(f"  {(float(at) - broken) * 1e3:+8.0f} ms  {rest}" if at[0].isdigit() else f"  {line}")

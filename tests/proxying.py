@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from lbcore.http.forward import Call, Forwarder, Limits, Response, Target, Timeouts
-from lbcore.http.reading import ResponseReader
+from lbcore.http.response import ResponseReader
 
 WAIT = 10.0  # seconds until a test gives up
 QUICK = Timeouts(head=0.3, body=0.3, keep_alive=0.4, first_byte=0.3, idle=0.3, stall=0.4, relay=0.5, linger=0.2, rate=0.0)

@@ -9,7 +9,8 @@ import struct
 import pytest
 from proxying import OK, Origin, To, answering, answers, forwarding, on_both_loops, origin, read_request, request, talk, understand
 
-from lbcore.http.forward import Limits, Response
+from lbcore.http.forward import Call, Limits, Response
+from lbcore.http.response import ResponseReader
 
 
 async def through(*parts: bytes, response: bytes = OK, pause: float = 0.0, **options: object) -> tuple[bytes, Origin, To]:
@@ -307,3 +308,20 @@ async def test_tls_both_sides_and_a_certificate_is_replaced_without_dropping_con
         with pytest.raises(ssl.SSLError):
             certificates.reload()
     server.close()
+
+
+@on_both_loops
+async def test_bugs_of_a_handler_do_not_lose_calls() -> None:
+    class Buggy(To):
+        def answered(self, call: Call, head: ResponseReader, /) -> None:
+            raise RuntimeError("answered")
+
+        def done(self, call: Call, /) -> None:
+            raise RuntimeError("done")
+
+    async with origin(answering()) as there:
+        handler = Buggy(there.url)
+        async with forwarding(handler) as port:
+            data = await talk(port, request(close=False) + request())
+    assert [answer.body for answer in answers(data, ["GET", "GET"])] == [b"ok", b"ok"]
+    assert handler.engine.counters["exceptions"] == 4

@@ -19,7 +19,7 @@ from lbcore.http.target import Target
 
 if TYPE_CHECKING:
     from lbcore.http.inbound import Inbound
-    from lbcore.http.reading import ResponseReader
+    from lbcore.http.response import ResponseReader
     from lbcore.http.upstream import Outbound, Upstream
 
 __all__ = ["Call"]
@@ -32,8 +32,8 @@ class Call:
 
     client: its address, after the trust list; target: where it goes or went last, None before; attempts: how many were begun
     begun_at, wanted_at, sent_at, head_at: seconds on the engine's clock, of the request's head, of beginning to wait for a connection,
-    of the last byte sent in this attempt, of the response's head; 0.0 = not yet. status: of the response, 0 = none yet; cause: why it failed, None = it did not; cut: the failure came
-    in the middle of the response
+    of the last byte sent in this attempt, of the response's head; 0.0 = not yet
+    status: of the response, 0 = none yet; cause: why it failed, None = it did not; cut: the failure came in the middle of the response
     state: the handler's own; extra: lines that the handler adds to the response's head
     """
 
@@ -175,8 +175,15 @@ class Call:
         if stale and self.repeatable and not self._stale_retry and self.target is not None:
             self._stale_retry = True  # it was closed between two calls, which says nothing of the upstream
             return self.target
-        following = self.inbound.engine.handler.retry(self, cause)
+        following = self._failure(cause)
         return following if self.repeatable else None
+
+    def _failure(self, cause: str | None) -> Target | None:
+        try:
+            return self.inbound.engine.handler.retry(self, cause)
+        except Exception:
+            self.inbound.engine.unexpected("a handler's retry")
+            return None
 
     def _rewind(self) -> None:
         self.sent_at = 0.0
@@ -224,7 +231,7 @@ class Call:
             self._cut_off("timeout")
             return
         if self.target is not None:
-            self.inbound.engine.handler.retry(self, "timeout")
+            self._failure("timeout")
         self.cause = "timeout"
         self.reply(Response(504))
 
@@ -254,7 +261,11 @@ class Call:
         if reader.switched and not self.request.upgrade:
             self.broken("101 to a request that did not ask for it")
             return False
-        following = self.inbound.engine.handler.answered(self, reader)
+        following = None
+        try:
+            following = self.inbound.engine.handler.answered(self, reader)
+        except Exception:
+            self.inbound.engine.unexpected("a handler's answered")
         if following is not None and self.repeatable:
             self.redirect(following)
             return False
@@ -311,7 +322,10 @@ class Call:
 
     def _done(self) -> None:
         self.finished = True
-        self.inbound.engine.handler.done(self)
+        try:
+            self.inbound.engine.handler.done(self)
+        except Exception:
+            self.inbound.engine.unexpected("a handler's done")
 
 
 def _chunks(parts: list[bytes]) -> bytes:

@@ -23,8 +23,9 @@ from lbcore.http.heads import Heads
 from lbcore.http.inbound import Inbound
 from lbcore.http.message import Field, Request, Response
 from lbcore.http.proxy_protocol import accept_behind_proxy
-from lbcore.http.reading import Limits, ResponseReader
+from lbcore.http.reading import Limits
 from lbcore.http.relay import Relay
+from lbcore.http.response import ResponseReader
 from lbcore.http.target import Target
 from lbcore.http.upstream import Upstream
 
@@ -60,7 +61,10 @@ class Timeouts:
 
 
 class Handler(Protocol):
-    """Decide about calls. Every method runs in the event loop and must not block; an exception is answered with 500."""
+    """Decide about calls. Every method runs in the event loop and must not block.
+
+    What it raises is logged; a call that cannot begin because of it is answered with 500, any other goes on without.
+    """
 
     def begin(self, call: Call, /) -> Target | Response | Awaitable[Target | Response]:
         """Say where a call goes, or answer it. May change the request's fields and target."""

@@ -24,7 +24,7 @@ from lbcore.http.budget import RetryBudget
 from lbcore.http.exchange import FAILURES, SMALL
 from lbcore.http.forward import Call, Forwarder, Limits, Response, Target, Timeouts
 from lbcore.http.heads import Trusted
-from lbcore.http.reading import ResponseReader
+from lbcore.http.response import ResponseReader
 from lbcore.http.routes import Route, Routes, Ticking
 from lbcore.region import Region
 from lbcore.sense.geo import Client
@@ -225,10 +225,13 @@ class FrontDoor:
             return
         route.target.upstream.close_idle()
         if change.after in _FAILED:
-            for inbound in [*self._engine.inbounds]:
-                call = inbound.call
+            calls = [inbound.call for inbound in self._engine.inbounds]
+            for call in calls:
                 if call is not None and call.target is route.target:
                     self._leave(call)
+            for relay in [*self._engine.relays] if self._cut_streams else ():
+                if relay.call.target is route.target:
+                    relay.close()
 
     def _leave(self, call: Call) -> None:
         """Take a call away from a region that is down, if it may be sent again."""

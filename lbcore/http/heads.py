@@ -18,7 +18,7 @@ from lbcore.http.message import Field, Response, own_response, status_line, toke
 if TYPE_CHECKING:
     from lbcore.http.call import Call
     from lbcore.http.inbound import Inbound
-    from lbcore.http.reading import ResponseReader
+    from lbcore.http.response import ResponseReader
     from lbcore.http.target import Target
 
 __all__ = ["Heads", "Trusted"]

@@ -13,7 +13,7 @@ from lbcore.http.relay import relay
 
 if TYPE_CHECKING:
     from lbcore.http.forward import Forwarder
-    from lbcore.http.reading import ResponseReader
+    from lbcore.http.response import ResponseReader
 
 __all__ = ["Inbound"]
 
@@ -260,7 +260,7 @@ class Inbound(asyncio.Protocol):
         """End what takes too long. Called every 100 ms."""
         times, waited, call, reader = self.engine.timeouts, now - self.since, self.call, self.reader
         if self.lingering:
-            if waited > times.linger:
+            if waited > (times.stall if self.transport.get_write_buffer_size() else times.linger):
                 self.transport.abort()
         elif self._stalled:
             if waited > times.stall:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lbcore.http.call import Call
     from lbcore.http.forward import Forwarder
     from lbcore.http.inbound import Inbound
-    from lbcore.http.reading import ResponseReader
+    from lbcore.http.response import ResponseReader
 
 __all__ = ["Relay", "relay"]
 

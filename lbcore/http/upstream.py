@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from lbcore.errors import cause_of
 from lbcore.http.message import Refusal
-from lbcore.http.reading import ResponseReader
+from lbcore.http.response import ResponseReader
 
 if TYPE_CHECKING:
     from lbcore.http.call import Call
