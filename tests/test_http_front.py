@@ -237,6 +237,26 @@ async def test_streams_of_a_region_that_goes_down(cut: bool) -> None:
         assert answers(data)[0].complete is not cut
 
 
+@pytest.mark.parametrize("cut", [False, True])
+async def test_websockets_of_a_region_that_goes_down(cut: bool) -> None:
+    async def switch(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        while data := await reader.read(100):
+            writer.write(data)
+
+    async with world(switch, cut_streams=cut, timeouts=Timeouts()) as here:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        writer.write(request("GET", "/", b"", "Connection: Upgrade", "Upgrade: websocket", close=False))
+        await reader.readuntil(b"\r\n\r\n")
+        for client in CLIENTS * 10:
+            here.lb.report("westeurope", False, client, cause="refused")
+        await asyncio.sleep(0.05)
+        writer.write(b"ping")
+        assert await reader.read(100) == (b"" if cut else b"ping")
+        writer.close()
+
+
 async def test_disabling_closes_idle_connections() -> None:
     async with world() as here:
         await here.get()

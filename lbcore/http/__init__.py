@@ -1,1 +1,6 @@
-"""The HTTP edge: requests go to the closest healthy gateway. `lbcore.http.transport` has the transports for httpx."""
+"""The HTTP edge: calls go to the closest healthy gateway.
+
+    transport   for programs that call: transports for httpx
+    front       for calls of others: the front door, a server
+    forward     the engine below it: a server that forwards calls as a Handler says
+"""

@@ -162,9 +162,11 @@ class Upstream:
             if call.wants(self):
                 call.failed(cause_of(error))
             return
+        if connection.closed:  # between its handshake and this task's turn
+            if call.wants(self):
+                call.failed("reset")
+            return
         self.open.add(connection)
-        if connection.closed:
-            self.lost(connection)
         if call.wants(self):
             call.attach(connection)
         else:
