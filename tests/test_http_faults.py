@@ -149,6 +149,36 @@ async def test_a_response_that_breaks_off_breaks_off_for_the_client(how: str, fr
     assert call.cut and call.cause == ("timeout" if how == "stall" else "reset") and handler.failures == []
 
 
+async def test_a_response_that_breaks_off_is_reset_where_only_that_tells() -> None:
+    async def script(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        await asyncio.sleep(0.05)
+
+    async with origin(script) as there, forwarding(To(there.url)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await reader.readuntil(b"half")
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+
+
+async def test_what_comes_late_and_unasked_closes_the_connection() -> None:
+    async def late(reader: Reader, writer: Writer) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(OK)
+            await asyncio.sleep(0.03)
+            writer.write(OK.replace(b"ok", b"no"))
+
+    async with origin(late) as there, forwarding(To(there.url)) as port:
+        for _ in range(2):
+            assert answers(await talk(port, request()))[0].body == b"ok"
+            await asyncio.sleep(0.08)
+        assert len(there.got) == 2
+
+
 async def test_more_body_than_was_said_reaches_nobody() -> None:
     async with origin(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more")) as there:
         async with forwarding(To(there.url)) as port:
@@ -320,6 +350,43 @@ async def test_big_streams_both_ways_need_little_memory() -> None:
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert received == size and down == size
     assert grown < 40_000, f"{grown} kB"  # of which the test's own buffers are most
+
+
+async def flood(writer: Writer) -> int:
+    """Write up to 40 MB while somebody takes them, for half a second; gives how many bytes were taken."""
+    taken = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            for _ in range(400):
+                writer.write(bytes(100_000))
+                await writer.drain()
+                taken += 100_000
+    return taken
+
+
+async def test_who_sends_waits_for_who_takes() -> None:
+    """Neither a client nor an upstream can make the engine hold what the other side does not take."""
+    taken: list[int] = []
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        if head.startswith(b"GET"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 40000000\r\n\r\n")
+            taken.append(await flood(writer))
+        await asyncio.sleep(1)
+
+    patient = dataclasses.replace(QUICK, stall=5, body=5, idle=5, first_byte=5)
+    async with origin(script) as there, forwarding(To(there.url), patient) as port:
+        for method in ("GET", "PUT"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+            writer.write(request(method, "/", b"", *(["Content-Length: 40000000"] if method == "PUT" else [])))
+            if method == "PUT":
+                taken.append(await flood(writer))
+            else:
+                await asyncio.sleep(0.7)
+            writer.transport.abort()
+    assert len(taken) == 2 and max(taken) < 25_000_000  # what the kernel's buffers hold
 
 
 async def test_accounts_add_up_under_chaos() -> None:

@@ -210,7 +210,7 @@ class Call:
         self.cause, self.cut = cause, True
         inbound = self.inbound
         self._done()
-        inbound.abort()
+        inbound.abort(reset=self.request.old)  # for HTTP/1.0 the end of the connection is the end of the body
 
     def abort(self) -> None:
         """The client is gone."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
@@ -206,10 +208,13 @@ class Inbound(asyncio.Protocol):
         self.lingering, self.since = True, self.engine.now
         self._set_paused(False)
 
-    def abort(self) -> None:
-        """Close at once."""
+    def abort(self, reset: bool = False) -> None:
+        """Close at once; reset: so that nobody takes it for an orderly end."""
         self.call = None
         self._closing = True
+        if reset and (raw := self.transport.get_extra_info("socket")) is not None:
+            with suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if not self.transport.is_closing():
             self.transport.abort()
 
