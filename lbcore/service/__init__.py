@@ -1,0 +1,7 @@
+"""The multi-region service: one primary that manages, any number of regions that serve.
+
+    model     what an operator wants, and what runs         body      both as the REST API takes and shows them
+    rules     everything that is wrong with a wish, at once facts     what they need to know;  changes: what may not change
+    plan      what a wish changes, before anything changes  progress  what each step of it makes of what runs
+    timing    how long an outage lasts for clients          codes     every reason to refuse
+"""
