@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,19 +35,18 @@ def contoso(*others: str, **settings: Any) -> Service:
 class Ledger:
     """A provisioner that gives out each address once."""
 
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
+    def __init__(self, first: int = 1) -> None:
+        self._numbers = itertools.count(first)
 
     def grant(self, step: Step, planned: Plan) -> Granted:
         """Give a region what the plan says that it needs: new VIPs where they change, else none."""
         change = planned.vip_change(step.name)
         public = step.action == "create" or (change is not None and change.public)
         private = step.network_mode == "Internal" and (step.action == "create" or (change is not None and change.private))
-        return Granted((self._next("203.0"),) if public else (), (self._next("10.0"),) if private else (), f"http://{step.name}.test")
+        return Granted((self._next("203.0.0.0"),) if public else (), (self._next("10.0.0.0"),) if private else (), f"http://{step.name}.test")
 
-    def _next(self, prefix: str) -> str:
-        number = next(self._numbers)
-        return f"{prefix}.{number // 250}.{number % 250 + 1}"
+    def _next(self, base: str) -> str:
+        return str(ipaddress.ip_address(base) + next(self._numbers))
 
 
 def carry_out(

@@ -4,4 +4,8 @@
     rules     everything that is wrong with a wish, at once facts     what they need to know;  changes: what may not change
     plan      what a wish changes, before anything changes  progress  what each step of it makes of what runs
     timing    how long an outage lasts for clients          codes     every reason to refuse
+    store     what survives, in SQLite                      backup    one file with all of it, and the way back
+
+Of the store: `database` is the file, `schema` its tables, `record` a state as text; `journal`, `revisions`, `logbook` and `tokenrows` are
+operations, configurations, history with events, and tokens.
 """
