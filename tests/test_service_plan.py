@@ -16,7 +16,7 @@ from service_worlds import Ledger, carry_out, contoso, places, public_ip, runnin
 from lbcore.errors import ServiceError
 from lbcore.sense.monitor import Monitor
 from lbcore.service.model import Location, LocationState, NetworkMode, ResourceId, Service, ServiceState, location, new_service
-from lbcore.service.plan import Plan, admit, plan, sla
+from lbcore.service.plan import Plan, admit, plan, refresh, removal, sla
 from lbcore.service.progress import Granted, accept, begin, done, failed, forget_previous
 from lbcore.service.timing import Span, failover, passive
 
@@ -85,6 +85,8 @@ def test_wherever_a_plan_is_interrupted_planning_again_leads_to_the_same_end(bef
     old = running(before, ledger)
     planned = plan(old, wanted)
     end = carry_out(old, wanted, ledger, passed.append)
+    fewest = min(len(before.locations), len(wanted.locations))
+    assert all(sum(one.deployed is not None for one in state.states.values()) >= fewest for state in passed)
     stopped = random.choice(passed)
     rest = plan(stopped, wanted)
     assert {step.name for step in rest.steps} <= {step.name for step in planned.steps}
@@ -151,8 +153,15 @@ def test_a_region_whose_removal_failed_may_have_lost_its_vip() -> None:
     [step] = plan(state, contoso()).deletes
     half_gone = failed(begin(replace(state, service=contoso()), step), step, "stuck")
     back = plan(half_gone, contoso("eastasia"))
-    assert [change.reasons for change in back.vip_changes] == [("reinstated",)]
+    assert [(change.reasons, change.public, change.private) for change in back.vip_changes] == [(("reinstated",), True, False)]
     assert [step.changes for step in back.updates] == [("retry",)]
+
+
+def test_a_region_reinstated_may_have_lost_its_private_vip_too() -> None:
+    state = running(in_mode("Internal"))
+    [step] = plan(state, in_mode("Internal").without("eastasia")).deletes
+    [change] = plan(failed(begin(state, step), step, "stuck"), in_mode("Internal")).vip_changes
+    assert (change.name, change.public, change.private) == ("eastasia", True, True)
 
 
 def test_vip_changes_must_be_acknowledged() -> None:
@@ -255,6 +264,33 @@ def test_one_word_for_the_whole() -> None:
     assert ServiceState(service=contoso()).provisioning_state == "Created"
     assert state.having("eastasia", LocationState(provisioning_state="Warming")).provisioning_state == "Updating"
     assert state.having("ukwest", LocationState(provisioning_state="TerminationFailed")).provisioning_state == "Failed"
+
+
+@given(services())
+def test_a_service_goes_region_by_region_the_primary_last(service: Service) -> None:
+    state = running(service)
+    planned = removal(state)
+    assert {step.action for step in planned.steps} == {"delete"}
+    assert planned.steps[-1].name == "westus2"
+    for step in planned.steps:
+        state = done(begin(state, step), step, planned, Granted(), 0.0)
+    assert state.states == {}
+
+
+@given(services())
+def test_a_refresh_changes_nothing_that_can_be_seen(service: Service) -> None:
+    state = running(service)
+    planned = refresh(state)
+    assert [step.name for step in planned.steps] == [each.name for each in service.locations]
+    assert all(step.provisions for step in planned.steps)
+    after = accept(state, planned)
+    for step in planned.steps:
+        after = done(begin(after, step), step, planned, Granted(), 0.0)
+    assert after == state
+    assert [step.name for step in refresh(state, "West US 2").steps] == ["westus2"]
+    with pytest.raises(ServiceError, match="ResourceNotFound"):
+        refresh(state, "westeurop")
+    assert refresh(ServiceState(service=service)).steps == ()
 
 
 # ===== what an operator should know

@@ -98,6 +98,21 @@ def test_a_write_that_changes_its_mind_leaves_nothing(store: Store) -> None:
     assert store.state() == kept
 
 
+def test_what_an_operation_writes_is_not_lost_by_an_update_beside_it(store: Store) -> None:
+    with pytest.raises(ServiceError, match="ResourceNotFound"):
+        store.update(lambda now: now, who="ann", what="nothing")
+    state = saved(store)
+    stale = state
+    operation, _ = store.operations.begin(plan(state, contoso("eastasia")), state, who="ann")
+    after = store.update(lambda now: now.having("westus2", LocationState(reason="noted")), who="clock", what="note")
+    assert [each.name for each in after.service.locations] == ["westus2", "eastasia"]
+    assert store.update(lambda now: now, who="clock", what="nothing").etag == after.etag
+    with pytest.raises(ServiceError, match="PreconditionFailed"):
+        store.update(lambda now: stale, who="bob", what="save", if_match=stale.etag)
+    assert [entry.what for entry in store.history()] == ["note", "save", "save"]
+    assert store.operations.running() == operation
+
+
 def test_further_resources_have_etags_of_their_own(store: Store) -> None:
     assert store.document("trafficManager") is None
     first = store.put("trafficManager", {"ttl": 60}, who="ann")

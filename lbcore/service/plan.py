@@ -21,7 +21,7 @@ from lbcore.service.codes import Violation, refusal
 from lbcore.service.model import TIERS, Location, LocationState, NetworkMode, Service, ServiceState
 from lbcore.service.timing import Failover, failover
 
-__all__ = ["Plan", "Step", "VipChange", "admit", "plan", "sla"]
+__all__ = ["NETWORK", "Plan", "Step", "VipChange", "admit", "plan", "refresh", "removal", "sla"]
 
 Action = Literal["create", "update", "delete"]
 
@@ -41,6 +41,7 @@ CHANGES: Mapping[str, tuple[str, bool, bool]] = {
 MODE = "virtualNetworkType"
 RETRY = "retry"
 REINSTATED = "reinstated"
+NETWORK = "networkConfiguration"
 WORDS = frozenset({"disableGateway", "geo", "displayName", "virtualNetworkConfiguration.location"})  # what runs stays as it is
 LEAVING = frozenset({"Draining", "Terminating", "TerminationFailed"})
 
@@ -173,6 +174,26 @@ def plan(current: ServiceState | None, wanted: Service, *, monitor: Monitor | No
         failover(monitor or Monitor(), ttl),
         sla(wanted),
     )
+
+
+def removal(current: ServiceState) -> Plan:
+    """Give what leads to nothing running any more: the secondaries go first, the primary last."""
+    service = current.service
+    names = [*(name for name in current.states if name != service.primary.name), service.primary.name]
+    deletes = tuple(_delete(name, current.states[name], service) for name in names if name in current.states)
+    return Plan(service, True, (), (), deletes, {}, (), (), failover(Monitor(), 0.0), None)
+
+
+def refresh(current: ServiceState, name: str | None = None) -> Plan:
+    """Give what takes up changes made outside, in the network, in one region or all, one after another (R60). No VIP changes.
+
+    Raises ServiceError ResourceNotFound for a region that the service has not. Regions that do not run are left out.
+    """
+    service = current.service
+    chosen = service.locations if name is None else (service.get(name),)
+    ran = [(each, deployed) for each in chosen if (deployed := current.of(each.name).deployed) is not None]
+    updates = tuple(Step("update", one.name, one, one, current.of(each.name).network_mode, (NETWORK,)) for each, one in ran)
+    return Plan(service, False, (), updates, (), {}, (), (), failover(Monitor(), 0.0), sla(service))
 
 
 def admit(planned: Plan, *, acknowledged: bool) -> None:

@@ -89,6 +89,21 @@ class Store:
             self.check(connection, if_match)
             return self.write(connection, state, who, what, why, target)
 
+    def update(
+        self, change: Callable[[ServiceState], ServiceState], *, who: str, what: str, why: str = "", if_match: str | None = None
+    ) -> ServiceState:
+        """Write what `change` makes of the state that is there, between any two steps of an operation, and give it; no write for no change.
+
+        Raises ServiceError as `save`, ResourceNotFound without a service, and what `change` raises: nothing has happened then.
+        """
+        with self.database.writing() as connection:
+            self.check(connection, if_match)
+            before = self.read(connection)
+            if before is None:
+                raise ServiceError("ResourceNotFound", "there is no service")
+            after = change(before)
+            return before if after == before else self.write(connection, after, who, what, why)
+
     def delete(self, *, who: str, why: str = "", if_match: str | None = None) -> bool:
         """Forget the service, and say whether there was one; its history stays."""
         with self.database.writing() as connection:
