@@ -111,6 +111,8 @@ def test_what_is_read_only_may_come_back_as_it_is_but_not_otherwise(path: tuple[
 
 
 def test_a_new_service_brings_nothing_read_only() -> None:
+    empty = {"location": "westus2", "etag": "", "properties": {"publicIPAddresses": [], "provisioningState": None}}
+    assert accepted(empty, "contoso", None) == contoso()
     body = {"location": "westus2", "etag": "7-x", "properties": {"publicIPAddresses": ["192.0.2.1"]}}
     with pytest.raises(ServiceError) as caught:
         accepted(body, "contoso", None)

@@ -210,11 +210,26 @@ def test_a_vip_that_was_to_stay_stays_or_the_provisioner_is_told_off() -> None:
         done(state, step, planned, Granted(("203.0.9.9",)), 0.0)
 
 
+def test_the_gateway_is_where_the_operator_says_or_the_provisioner_or_where_it_was() -> None:
+    def gateway(wanted: str, granted: str) -> str:
+        state = running(contoso("eastasia"))
+        planned = plan(state, contoso("eastasia").put(location("eastasia", units=2, gateway=wanted)))
+        return done(state, planned.updates[0], planned, Granted(gateway=granted), 0.0).of("eastasia").gateway
+
+    assert gateway("http://a.test", "http://b.test") == "http://a.test"
+    assert gateway("", "http://b.test") == "http://b.test"
+    assert gateway("", "") == "http://eastasia.test"
+
+
 def test_a_vip_given_up_is_remembered_for_a_while() -> None:
     state, planned = change_of_zones()
     [old] = state.of("westus2").public_ips
     after = done(state, planned.updates[0], planned, Granted(("203.0.9.9",)), now=1000.0, overlap=60.0)
     assert (after.of("westus2").public_ips, after.of("westus2").previous_public_ips) == (("203.0.9.9",), (old,))
+    later = done(after, planned.updates[1], planned, Granted(), now=1030.0)
+    wider = plan(later, later.service.put(location("westus2", units=4, zones=["1", "2"])))
+    kept = done(later, wider.updates[0], wider, Granted(), now=1030.0)
+    assert (kept.of("westus2").previous_public_ips, kept.of("westus2").previous_until) == ((old,), 1060.0)
     assert forget_previous(after, 1059.0) is after
     assert forget_previous(after, -1e9) is after  # the clock was set back
     assert forget_previous(after, 1060.0).of("westus2").previous_public_ips == ()
@@ -233,6 +248,7 @@ def test_a_creation_that_failed_is_tried_again_by_the_same_save() -> None:
     assert (state.provisioning_state, state.of("eastasia").reason) == ("Failed", "no room")
     again = plan(state, wanted)
     assert [(step.name, step.changes) for step in again.creates] == [("eastasia", ("retry",))]
+    assert accept(state, again).of("eastasia") == LocationState()
     assert not again.empty
     assert plan(state, contoso("westeurope")).deletes[0].name == "eastasia"  # or given up
 

@@ -85,7 +85,7 @@ def test_a_place_of_ones_own_needs_coordinates_and_a_plain_name() -> None:
     assert at("edge-1", lat=91.0, lon=4.0) == {"InvalidGeo": f"{FIRST}.geo.lat"}
     assert at("edge-1", lat=float("nan"), lon=float("inf")) == {"InvalidGeo": f"{FIRST}.geo.lon"}
     assert at("westeurope", lat=52.0) == {"InvalidGeo": f"{FIRST}.geo.lon"}
-    for name in ("../etc/passwd", "a'; DROP TABLE service; --", "<script>", "-edge", "edge-", "1edge", "édge", "e" * 41, "ed\x00ge", ""):
+    for name in ("../etc/passwd", "a'; DROP TABLE service; --", "<script>", "-edge", "edge-", "1edge", "édge", "e" * 41, "ed\x00ge", "", "\u212aedge"):
         assert at(name, lat=1.0, lon=1.0) == {"LocationNotAvailable": f"{FIRST}.location"}, name
 
 
@@ -241,6 +241,8 @@ def test_strict_azure_wants_another_address_where_the_vip_moves(change: Mapping[
     after = before.put(replace(before.primary, **change))
     assert codes(after, before, Facts(strict_azure=True)) == {"PublicIpMustChange": "properties.publicIpAddressId"}
     assert codes(after, before) == {}
+    without = (one.put(replace(one.primary, public_ip=None)) for one in (after, before))
+    assert codes(*without, Facts(strict_azure=True)) == {}
     other = after.put(replace(after.primary, public_ip=ResourceId.public_ip(public_ip("two"))))
     assert codes(other, before, Facts(strict_azure=True)) == {}
 
@@ -270,12 +272,15 @@ def test_the_only_live_zone_is_not_given_up() -> None:
     assert codes(in_zones("1"), in_zones("1", "2"), facts) == {"WouldLoseCapacity": "zones"}
     assert codes(in_zones("1"), in_zones("1", "2"), facts, force=True) == {}
     assert codes(in_zones("2"), in_zones("1", "2"), facts) == {}
+    assert codes(in_zones("1", "3"), in_zones("1", "2"), facts) == {}
     assert codes(in_zones("1"), in_zones("1", "2")) == {}
 
 
 def test_the_only_live_units_are_not_given_up() -> None:
     facts = Facts(live={"westus2": Live(units=1)})
-    assert codes(in_zones(units=1), in_zones(units=3), facts) == {"WouldLoseCapacity": "sku.capacity"}
+    for units in (1, 2):
+        assert codes(in_zones(units=units), in_zones(units=3), facts) == {"WouldLoseCapacity": "sku.capacity"}
+    assert codes(in_zones(units=2), in_zones(units=3), Facts(live={"westus2": Live(units=2)})) == {}
     assert codes(in_zones(units=5), in_zones(units=3), facts) == {}
     assert codes(in_zones(units=1), in_zones(units=3), Facts(live={"westus2": Live(units=3)})) == {}
 
