@@ -48,6 +48,17 @@ def test_a_patch_with_nothing_new_is_no_operation(service: Service, other: Servi
     assert [each.name for each in first.additional_locations] == [each.name for each in other.additional_locations]
 
 
+def test_a_patch_takes_back_what_it_calls_null() -> None:
+    state = running(accepted({"location": "westus2", "zones": ["1"], "properties": {"gateway": "http://a.test"}}, "contoso", None))
+    wanted = accepted(patched(as_body(state), {"zones": None, "properties": {"gateway": None}}), "contoso", state)
+    assert (wanted.primary.zones, wanted.primary.gateway, wanted.primary.units) == ((), "", 1)
+
+
+def test_a_services_name_is_the_same_in_any_case() -> None:
+    state = running(contoso())
+    assert plan(state, accepted(as_body(state) | {"name": "CONTOSO"}, "ConToso", state)).empty
+
+
 def test_the_shortest_body_makes_one_unit_in_one_region() -> None:
     wanted = accepted({"location": "westus2"}, "contoso", None)
     body = as_body(ServiceState(service=wanted))

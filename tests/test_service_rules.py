@@ -85,7 +85,8 @@ def test_a_place_of_ones_own_needs_coordinates_and_a_plain_name() -> None:
     assert at("edge-1", lat=91.0, lon=4.0) == {"InvalidGeo": f"{FIRST}.geo.lat"}
     assert at("edge-1", lat=float("nan"), lon=float("inf")) == {"InvalidGeo": f"{FIRST}.geo.lon"}
     assert at("westeurope", lat=52.0) == {"InvalidGeo": f"{FIRST}.geo.lon"}
-    for name in ("../etc/passwd", "a'; DROP TABLE service; --", "<script>", "-edge", "edge-", "1edge", "édge", "e" * 41, "ed\x00ge", "", "\u212aedge"):
+    odd = ("../etc/passwd", "a'; DROP TABLE service; --", "<script>", "ed\x00ge", "")
+    for name in (*odd, "-edge", "edge-", "1edge", "édge", "\u212aedge", "e" * 41):
         assert at(name, lat=1.0, lon=1.0) == {"LocationNotAvailable": f"{FIRST}.location"}, name
 
 

@@ -18,7 +18,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lbcore.errors import ServiceError
@@ -178,7 +178,7 @@ class Store:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('sequence', ?)", (str(sequence),))  # goes on when the service is deleted
         if what:
             remember(connection, self.clock(), who, what, why, target, etag, text)
-        return from_record(text, etag, sequence)
+        return replace(state, etag=etag, sequence=sequence)
 
     def check(self, connection: sqlite3.Connection, if_match: str | None) -> None:
         """Refuse a write that is fenced, or whose writer has not seen what there is."""
