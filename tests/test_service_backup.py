@@ -74,6 +74,7 @@ def test_a_machine_that_was_lost_is_made_anew(file: Path, tmp_path: Path, store:
     with Store(tmp_path / "new.sqlite", clock=clock) as new:
         done = back(new, file)
         assert (current(new).service, current(new).states) == (current(store).service, current(store).states)
+        assert current(new).sequence > current(store).sequence  # an ETag of the lost machine holds no more
         assert (done.epoch, done.lost, done.revision.number) == (2, (), (2, 5))
         assert new.revisions.body((2, 5)) == b"5"
         assert (new.document("trafficManager") or pytest.fail()).body == {"ttl": 60}
@@ -270,6 +271,17 @@ def test_another_tier_in_the_backup_than_in_its_manifest_does_not_matter_to_the_
 
 
 # ===== what is lost, against a model
+
+
+def test_a_restore_to_before_the_first_revision_loses_them_all(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.sqlite") as store:
+        store.save(running(contoso()), who="ann", what="save")
+        backup(store, tmp_path / "early.zip")
+        store.revisions.put(b"one", who="ann")
+        store.revisions.begin_epoch(why="test", who="ann")
+        assert [str(number) for number in back(store, tmp_path / "early.zip").lost] == ["1.1"]
+        assert [str(number) for number in store.revisions.lost((1, 1))] == ["1.1"]
+        assert store.revisions.put(b"another one", who="ann").number == (3, 1)
 
 
 @settings(max_examples=settings.default.max_examples // 8 if settings.default else 12)

@@ -3,7 +3,7 @@
     model     what an operator wants, and what runs         body      both as the REST API takes and shows them
     rules     everything that is wrong with a wish, at once facts     what they need to know;  changes: what may not change
     plan      what a wish changes, before anything changes  progress  what each step of it makes of what runs
-    timing    how long an outage lasts for clients          codes     every reason to refuse
+    timing    how long an outage lasts for clients          codes     every reason to refuse;  draft: a table not yet saved
     store     what survives, in SQLite                      backup    one file with all of it, and the way back
     capacity  how much of a region works, how busy it is    traffic_manager   the profile, as the REST API takes and shows it
 

@@ -33,6 +33,7 @@ STATUS: Mapping[str, int] = MappingProxyType({
     "InvalidGeo": 400,
     "InvalidGateway": 400,
     "HostNameTooLong": 400,
+    "ConfirmationRequired": 400,
     "CannotRemovePrimary": 400,  # V3
     "PropertyChangeNotAllowed": 400,
     "InvalidSkuCapacity": 400,  # V4

@@ -137,11 +137,11 @@ class Revisions:
 
     def take(self, connection: sqlite3.Connection, saved: sqlite3.Connection, why: str, who: str, at_least: int) -> int:
         """Put the revisions of another file in the place of these and begin an epoch that wins over both, in a transaction."""
-        live, ended = _epoch(connection), _epoch(saved)
+        ended = _epoch(saved)
         connection.execute("DELETE FROM revision")
         connection.executemany("INSERT OR REPLACE INTO epoch VALUES (?, ?, ?, ?, ?)", saved.execute("SELECT * FROM epoch"))
         connection.executemany("INSERT INTO revision VALUES (?, ?, ?, ?, ?, ?, ?)", saved.execute("SELECT * FROM revision"))
-        return self.advance(connection, why, who, max(live + 1, at_least), ended)
+        return self.advance(connection, why, who, at_least, ended)
 
 
 def _lineage(begun: dict[int, Number], epoch: int) -> dict[int, int]:
