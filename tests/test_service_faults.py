@@ -160,6 +160,26 @@ def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:
         assert store.save(state, who="ann", what="save").sequence == state.sequence + 1
 
 
+def test_a_thread_waits_no_longer_for_another_one_than_for_a_process(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    state = filled(path)
+    with Store(path, timeout=0.1) as store:
+        codes: list[str] = []
+
+        def save() -> None:
+            try:
+                store.save(state, who="bob", what="save")
+            except ServiceError as error:
+                codes.append(error.code)
+
+        with store.database.writing():
+            other = threading.Thread(target=save)
+            other.start()
+            other.join(30.0)
+        assert codes == ["StoreLocked"]
+        store.save(state, who="ann", what="save")
+
+
 def test_a_store_that_is_locked_while_it_is_opened_says_so_in_time(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     filled(path)

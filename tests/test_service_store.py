@@ -352,10 +352,11 @@ def test_revisions_are_numbered_and_never_change(store: Store) -> None:
     assert store.revisions.latest() == second
     assert [store.revisions.body(number) for number in ((1, 1), (1, 2), (1, 3))] == [b"one", b"two", None]
     assert store.revisions.newest() == [second, first]
+    assert len(store.revisions.body(store.revisions.put(bytes(LARGEST), who="ann").number) or b"") == LARGEST
     with pytest.raises(ServiceError, match="InvalidConfiguration"):
         store.revisions.put(bytes(LARGEST + 1), who="ann")
-    assert store.revisions.prune(0) == 1  # the latest stays
-    assert store.revisions.newest() == [second]
+    assert store.revisions.prune(0) == 2  # the latest stays
+    assert [str(one.number) for one in store.revisions.newest()] == ["1.3"]
 
 
 def test_a_later_epoch_wins_with_the_same_content(store: Store) -> None:

@@ -71,7 +71,7 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give the connection in a transaction that commits at the end of the `with`, or leaves nothing behind when it raises."""
-        with self._write_lock, self._explaining():
+        with self._held(self._write_lock), self._explaining():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -84,12 +84,23 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give a connection that sees one moment of the file for the time of the `with`."""
-        with self._read_lock, self._explaining():
+        with self._held(self._read_lock), self._explaining():
             self._reader.execute("BEGIN")
             try:
                 yield self._reader
             finally:
                 self._reader.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _held(self, lock: threading.RLock) -> Iterator[None]:
+        """Wait for another thread no longer than for another process."""
+        if not lock.acquire(timeout=self._timeout):
+            message = f"{self.path}: another thread of this process has held it for {self._timeout:g} s; try again"
+            raise ServiceError("StoreLocked", message, str(self.path))
+        try:
+            yield
+        finally:
+            lock.release()
 
     def copy_to(self, path: Path) -> None:
         """Write what the file holds now to another one, while it is in use.
