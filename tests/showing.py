@@ -315,7 +315,7 @@ class _Portal(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes, kind: str = "text/html; charset=utf-8", status: int = 200) -> None:
         self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
