@@ -22,7 +22,7 @@ from lbcore.region import catalogue
 from lbcore.service.portal import HEADERS, event, files, part, render
 from lbcore.service.portal import views as v
 from lbcore.service.portal.charts import Series
-from lbcore.service.portal.draft import Draft, read, wish
+from lbcore.service.portal.form import Draft, read, wish
 from lbcore.service.portal.map import Flow, Site
 
 NOW = datetime(2026, 11, 22, 3, 12, 45, tzinfo=UTC)
@@ -105,8 +105,8 @@ def locations(*, operation: v.Progress | None = None, mode: str = "None") -> v.S
             "West Europe", status="Online", zones_available=3, public_ips=("192.0.2.20",), previous_public_ips=("192.0.2.21",),
         ),
         v.LocationRow(
-            Draft("East Asia", units=1, disable_gateway=True, subnet=subnet), "East Asia", False, "Failed", "Disabled",
-            "its provisioner ended with status 3: quota exceeded", zones_available=1,
+            Draft("East Asia", units=1, disable_gateway=True, subnet=subnet), "East Asia", provisioning_state="Failed",
+            status="Disabled", reason="its provisioner ended with status 3: quota exceeded",
         ),
     )  # fmt: skip
     used = {"westus2", "westeurope", "eastasia"}

@@ -2,8 +2,8 @@
 
     views    what each page shows, as typed data        pages    views to HTML, parts of it, server-sent events
     map      regions and flows on the world, as SVG     charts   figures over time, as SVG
-    draft    rows of the Locations table, unsaved       words    figures, times and states as people read them
-    assets   the files that pages load
+    form     the Locations table as the page sends it   words    figures, times and states as people read them
+    fill     views of what the service has stored       assets   the files that pages load
 
 Nothing here opens a socket or asks the service: a page is a function of its view.
 """

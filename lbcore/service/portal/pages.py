@@ -14,7 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lbcore.service.portal import assets, charts, map, views, words
-from lbcore.service.portal.draft import Draft
+from lbcore.service.portal.form import Draft
 
 __all__ = ["HEADERS", "PARTS", "event", "part", "render"]
 

@@ -22,7 +22,7 @@ from typing import Literal
 
 from lbcore.decision import Decision
 from lbcore.service.portal.charts import Series
-from lbcore.service.portal.draft import Draft
+from lbcore.service.portal.form import Draft
 from lbcore.service.portal.map import Flow, Site
 
 __all__ = [
@@ -156,11 +156,16 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class LocationRow:
-    """A row of the Locations table. draft: what is wanted, and whether that is a draft;  url: of its gateway;  reason: of a failure."""
+    """A row of the Locations table.
+
+    draft: what is wanted, and whether that is a draft;  leaving: it is no longer wanted, and not gone yet
+    url: of its gateway;  reason: of a failure;  status: of its endpoint's monitor, "" = none yet
+    """
 
     draft: Draft
     display_name: str
     primary: bool = False
+    leaving: bool = False
     provisioning_state: str = "Succeeded"
     status: str = ""
     reason: str = ""
@@ -294,7 +299,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What Save would do. digest: identifies exactly this plan, so that nothing else is deployed;  sla: percent, None = none promised."""
+    """What Save would do.
+
+    digest: identifies exactly this plan, so that nothing else is deployed;  sla: percent, None = none promised
+    accepts: what is wanted differs from before, even where nothing has to be done for it
+    """
 
     digest: str
     etag: str
@@ -304,11 +313,12 @@ class Plan:
     warnings: tuple[Problem, ...] = ()
     timing: Timing | None = None
     sla: float | None = None
+    accepts: bool = False
 
     @property
     def empty(self) -> bool:
         """Say whether there is nothing to do."""
-        return not (self.steps or self.settings)
+        return not (self.steps or self.settings or self.accepts)
 
     def count(self, action: Action) -> int:
         """Give how many regions it does this to."""
@@ -422,7 +432,7 @@ class TrafficManager:
     timing: Timing
     endpoints: tuple[Endpoint, ...]
     methods: tuple[str, ...] = ("Performance", "Priority", "Weighted", "Geographic", "MultiValue", "Subnet")
-    protocols: tuple[str, ...] = ("HTTP", "HTTPS", "TCP")
+    protocols: tuple[str, ...] = ("Automatic", "HTTP", "HTTPS", "TCP")
     errors: Mapping[str, str] = field(default_factory=dict)
     saved: bool = False
     fail_open: bool = False

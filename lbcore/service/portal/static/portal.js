@@ -47,6 +47,10 @@
     write(row, draft);
   }
 
+  function differs(row) {
+    return JSON.stringify(read(row)) !== JSON.stringify(saved(row));
+  }
+
   function undo(row) {
     if (row.dataset.state === "draft-add") row.remove();
     else write(row, saved(row));
@@ -55,7 +59,7 @@
 
   function drafts() {
     const settings = [id("tier"), id("network-mode")].filter((field) => field && field.value !== field.dataset.saved);
-    return rows().filter((row) => row.dataset.state !== "kept").length + settings.length;
+    return rows().filter(differs).length + settings.length;
   }
 
   // What was planned before is not what would be saved now.
@@ -68,7 +72,7 @@
   }
 
   function discard() {
-    for (const row of rows()) if (row.dataset.state !== "kept") undo(row);
+    for (const row of rows()) if (differs(row)) undo(row);
     for (const field of [id("tier"), id("network-mode")]) field.value = field.dataset.saved;
     changed();
   }

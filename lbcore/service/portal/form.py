@@ -1,4 +1,4 @@
-"""Draft: a row of the Locations table as the page holds and sends it, and what all rows together wish for.
+"""Form: the Locations table as the page holds and sends it, a Draft for each row, and what all rows together wish for.
 
 Drafts live in the page alone (R12): each row is a hidden field with JSON, which `portal.js` edits. Save sends them all, and `wish` makes of
 them the body of one PATCH, whose meaning is for the service's own rules to judge. Here only the form is checked.
