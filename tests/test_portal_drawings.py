@@ -28,7 +28,7 @@ STATUSES = st.sampled_from([*words.TONES, "a word nobody knows"])
 SITES = st.lists(st.builds(Site, TEXTS, LATS, LONS, STATUSES, st.booleans()), max_size=8)
 FLOWS = st.lists(st.builds(Flow, TEXTS, LATS, LONS, TEXTS, LATS, LONS, SHARES, st.floats(0, 1), st.booleans()), max_size=4)
 VALUES = st.lists(st.none() | st.floats(allow_nan=True, allow_infinity=True), max_size=40)
-SERIES = st.lists(st.builds(lambda name, values: Series(name, tuple(values)), TEXTS, VALUES), max_size=5)
+SERIES = st.lists(st.builds(lambda name, values: Series(name, tuple(values)), TEXTS, VALUES), max_size=10)
 END = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 NUMBER = re.compile(r"-?\d*\.?\d+")
 
@@ -191,7 +191,9 @@ def test_a_chart_stays_within_its_box(series: list[Series], draw: object, span: 
             assert 0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT
     assert root.get("role") == "img"
     assert {root.find("title").get("id"), root.find("desc").get("id")} == {*root.get("aria-labelledby", "").split()}  # type: ignore[union-attr]
-    assert [line.name for line in chart.legend] == [each.name for each in series]
+    if len(series) <= charts.SERIES:
+        assert [line.name for line in chart.legend] == [each.name for each in series]
+    assert len(chart.legend) == min(len(series), charts.SERIES)
     assert len(chart.left) == len(chart.below) == charts.TICKS + 1
 
 
@@ -234,6 +236,14 @@ def test_shares_are_stacked() -> None:
     (_, first), (lower, upper) = charts._stacked([Series("a", (0.25, 0.5)), Series("b", (0.75, 0.5))])
     assert first == lower == [0.25, 0.5]
     assert upper == [1.0, 1.0]
+
+
+def test_of_many_regions_those_that_matter_are_drawn() -> None:
+    many = [Series(f"r{number}", (0.0, number / 100)) for number in range(14)]
+    slow = charts.latency(many, END, 60)
+    assert (slow.title, [line.name for line in slow.legend]) == ("Latency, the 8 slowest of 14", [f"r{number}" for number in range(6, 14)])
+    stacked = charts.share(many, END, 60).legend
+    assert [(line.name, line.newest) for line in stacked[-2:]] == [("r13", "13 %"), ("7 others", "21 %")]
 
 
 def test_axes_have_even_figures() -> None:

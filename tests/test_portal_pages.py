@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jinja2 import StrictUndefined, UndefinedError
 from markup import faults, parsed, skeleton, tag
 
-from lbcore.service.portal import HEADERS, event, part, render
+from lbcore.service.portal import HEADERS, destination, event, part, render
 from lbcore.service.portal import views as v
 from lbcore.service.portal.pages import NAVIGATION, PAGES, PARTS, _environment
 
@@ -152,6 +152,22 @@ def test_vip_changes_must_be_acknowledged_before_deploy() -> None:
     nothing = part("plan", v.Plan("d", "e"))
     assert "nothing to do" in nothing
     assert "disabled>Deploy" in nothing
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://elsewhere.test/portal/", "//elsewhere.test/portal/", "/\\elsewhere.test",
+        "/portal/../login", "javascript:alert(1)", "", "/portal/ ",
+    ],
+)
+def test_signing_in_leads_nowhere_else(path: str) -> None:
+    assert destination(path) == "/portal/"
+
+
+def test_signing_in_leads_back() -> None:
+    assert destination("/portal/explain?client=203.0.113.7") == "/portal/explain?client=203.0.113.7"
+    assert destination("/portal/explain?client=a\r\nSet-Cookie: b") == "/portal/explain?client=a%0D%0ASet-Cookie%3A%20b"
 
 
 def test_only_a_running_operation_is_followed() -> None:

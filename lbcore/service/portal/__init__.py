@@ -9,6 +9,6 @@ Nothing here opens a socket or asks the service: a page is a function of its vie
 """
 
 from lbcore.service.portal.assets import Asset, files
-from lbcore.service.portal.pages import HEADERS, event, part, render
+from lbcore.service.portal.pages import HEADERS, destination, event, part, render
 
-__all__ = ["HEADERS", "Asset", "event", "files", "part", "render"]
+__all__ = ["HEADERS", "Asset", "destination", "event", "files", "part", "render"]

@@ -19,8 +19,8 @@ from lbcore.service.portal.words import ms, percent, seconds
 __all__ = ["Chart", "Legend", "Series", "bar", "latency", "share", "sparkline"]
 
 WIDTH, HEIGHT = 600.0, 160.0  # units of the view box
-MOST = 300  # points of a line; of more, the largest of each stretch are kept
-SERIES = 8  # classes in the style sheet
+MOST, MOST_SPARKS = 300, 60  # points of a line; of more, the largest of each stretch are kept
+SERIES = 8  # that an eye can tell apart, each with a class in the style sheet
 TICKS = 4  # stretches between the names on an axis
 SPARK_WIDTH, SPARK_HEIGHT = 100.0, 24.0
 
@@ -54,17 +54,28 @@ class Chart:
 
 
 def latency(series: Sequence[Series], end: datetime, span: float, *, name: str = "latency") -> Chart:
-    """Give lines of latency, ms, over the `span` seconds before `end`. name: of the drawing's ids, unique on a page."""
+    """Give lines of latency, ms, over the `span` seconds before `end`; of more than 8 the slowest now.
+
+    name: of the drawing's ids, unique on a page
+    """
+    title = f"Latency, the {SERIES} slowest of {len(series)}" if len(series) > SERIES else "Latency"
+    series = _largest(series, SERIES)
     known = [value for line in series for value in line.values if _known(value)]
     top = _round_up(max(known, default=1.0))
     lines = Markup("").join(_line(line.values, top, _style(index, series)) for index, line in enumerate(series))
     told = "; ".join(f"{line.name} {ms(_newest(line))}" for line in series)
     left = tuple(ms(top * (TICKS - tick) / TICKS) for tick in range(TICKS + 1))
-    return _chart("Latency", name, lines, f"Newest values: {told or 'none'}.", left, series, ms, end, span)
+    return _chart(title, name, lines, f"Newest values: {told or 'none'}.", left, series, ms, end, span)
 
 
 def share(series: Sequence[Series], end: datetime, span: float, *, name: str = "share") -> Chart:
-    """Give the regions' shares of the clients, 0 to 1, stacked upon each other, over the `span` seconds before `end`."""
+    """Give the regions' shares of the clients, 0 to 1, stacked upon each other, over the `span` seconds before `end`.
+
+    Of more than 8 regions the largest now, and all others as one.
+    """
+    if len(series) > SERIES:
+        kept = _largest(series, SERIES - 1)
+        series = [*kept, _together([line for line in series if line not in kept])]
     areas = Markup("").join(_area(lower, upper, _style(index, series)) for index, (lower, upper) in enumerate(_stacked(series)))
     told = "; ".join(f"{line.name} {percent(_newest(line))}" for line in series)
     left = tuple(percent((TICKS - tick) / TICKS) for tick in range(TICKS + 1))
@@ -73,7 +84,7 @@ def share(series: Sequence[Series], end: datetime, span: float, *, name: str = "
 
 def sparkline(values: Sequence[float | None], label: str) -> Markup:
     """Give a small line without axes, from its lowest to its highest value; `label` says what it shows."""
-    kept = _fewer(values)
+    kept = _fewer(values, MOST_SPARKS)
     known = [value for value in kept if _known(value)]
     low, high = min(known, default=0.0), max(known, default=1.0)
     spread = (high - low) or 1.0
@@ -156,11 +167,24 @@ def _area(lower: Sequence[float], upper: Sequence[float], style: str) -> Markup:
     return Markup('<path class="area {}" d="M{}Z"/>').format(style, edge)
 
 
-def _fewer(values: Sequence[float | None]) -> list[float | None]:
-    """Give at most MOST values: the largest of each stretch, so that no spike is lost."""
-    if len(values) <= MOST:
+def _largest(series: Sequence[Series], count: int) -> list[Series]:
+    """Give the series of the largest newest values, in the order in which they came."""
+    order = sorted(range(len(series)), key=lambda index: value if _known(value := _newest(series[index])) else -math.inf, reverse=True)
+    return [series[index] for index in sorted(order[:count])]
+
+
+def _together(series: Sequence[Series]) -> Series:
+    """Give the sum of several series; shorter ones lack their oldest values."""
+    length = max(len(line.values) for line in series)
+    columns = zip(*((*((None,) * (length - len(line.values))), *line.values) for line in series), strict=True)
+    return Series(f"{len(series)} others", tuple(sum(value for value in column if _known(value)) for column in columns))
+
+
+def _fewer(values: Sequence[float | None], most: int = MOST) -> list[float | None]:
+    """Give at most so many values: the largest of each stretch, so that no spike is lost."""
+    if len(values) <= most:
         return [*values]
-    stretches = ([*values[i * len(values) // MOST : (i + 1) * len(values) // MOST]] for i in range(MOST))
+    stretches = ([*values[i * len(values) // most : (i + 1) * len(values) // most]] for i in range(most))
     return [max((value for value in stretch if _known(value)), default=None) for stretch in stretches]
 
 

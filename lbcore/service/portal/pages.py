@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lbcore.service.portal import assets, charts, map, views, words
 from lbcore.service.portal.form import Draft
 
-__all__ = ["HEADERS", "PARTS", "event", "part", "render"]
+__all__ = ["HEADERS", "PARTS", "destination", "event", "part", "render"]
 
 # For every page. What is loaded, sent and called is the portal's own; no page may stand in another's frame.
 HEADERS: Mapping[str, str] = MappingProxyType({
@@ -55,6 +55,13 @@ def part(name: str, view: views.Part, page: views.Page | None = None) -> str:
     if not isinstance(view, PARTS[name]):
         raise TypeError(f"part {name!r} shows {PARTS[name].__name__}, got {type(view).__name__}")
     return _environment().get_template(f"parts/{name}.html").render(page=page, view=view)
+
+
+def destination(path: str) -> str:
+    """Give where to go after signing in: the path, when it is one of the portal's pages, else the Overview. Never another site's."""
+    page, mark, query = path.partition("?")
+    known = page in {"/portal/locations", *(each for each, _ in NAVIGATION)}
+    return page + mark + quote(query, safe="=&%+") if known else NAVIGATION[0][0]
 
 
 def event(name: str, html: str) -> bytes:
