@@ -274,6 +274,7 @@ class _Portal(BaseHTTPRequestHandler):
         elif path == "/portal/events":
             self._stream(["notices", "map", "regions", "events"])
         elif path.startswith("/portal/operations/"):
+            self.server.ending.wait(60)  # type: ignore[attr-defined]
             self._stream([], event("steps", part("steps", progress("Succeeded"))) + event("done", ""))
         elif path == "/portal/scale-and-pricing/locations":
             self._answer(part("locations", self.server.saved(), PAGE).encode())  # type: ignore[attr-defined]
@@ -326,10 +327,13 @@ class _Portal(BaseHTTPRequestHandler):
 
 @contextmanager
 def portal(port: int = 0) -> Iterator[Any]:
-    """Serve the samples on loopback; gives the server: `.url`, `.sent` (path, headers, fields of each POST), `.saved` (rows after Save)."""
+    """Serve the samples on loopback; gives the server: `.url`, `.sent` (path, headers, fields of each POST), `.saved` (rows after Save),
+    `.ending` (cleared: operations go on)."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", port), _Portal)
     server.daemon_threads = True
     server.sent, server.stopping, server.saved = [], threading.Event(), lambda: locations(operation=progress("PartiallySucceeded"))
+    server.ending = threading.Event()
+    server.ending.set()
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -337,6 +341,7 @@ def portal(port: int = 0) -> Iterator[Any]:
         yield server
     finally:
         server.stopping.set()
+        server.ending.set()
         server.shutdown()
         thread.join()
         server.server_close()

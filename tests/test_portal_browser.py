@@ -115,12 +115,16 @@ def test_the_path_of_an_operator(tab: Any, portal: Any) -> None:
     click(tab, "Deploy")
     assert portal.sent[-1][0] == "/portal/plan"  # not before the change of addresses is acknowledged
     tab.get_by_label("I know").check()
+    portal.ending.clear()
     click(tab, "Deploy")
+    tab.wait_for_selector("#locations-form[inert]")  # nothing is edited while it is deployed
+    portal.ending.set()
     tab.wait_for_selector("#deployment .tone-warn >> text=PartiallySucceeded")
     path, _, fields = portal.sent[-1]
     assert (path, fields["digest"], fields["acknowledge"]) == ("/portal/save", ["sha256-1f"], ["true"])
     assert tab.locator("#locations-table tbody tr").count() == 3  # as the server has it now
     assert tab.locator("#draft-count").inner_text() == "No changes"
+    assert tab.locator("#locations-form[inert]").count() == 0
 
 
 def test_a_plan_is_gone_when_the_drafts_change(tab: Any) -> None:

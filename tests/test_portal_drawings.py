@@ -246,6 +246,15 @@ def test_of_many_regions_those_that_matter_are_drawn() -> None:
     assert [(line.name, line.newest) for line in stacked[-2:]] == [("r13", "13 %"), ("7 others", "21 %")]
 
 
+@given(st.floats(-1, 1e9))
+def test_names_of_ticks_are_what_they_stand_for(value: float) -> None:
+    top = charts._round_up(value)
+    assert value <= top <= max(0.4, 2.01 * value)
+    for tick in range(5):
+        shown = words.ms(top * tick / 4).removesuffix(" ms").replace(",", "")
+        assert float(shown) == pytest.approx(top * tick / 4, rel=1e-9)
+
+
 def test_axes_have_even_figures() -> None:
     chart = charts.latency([Series("a", (31.0, 73.0))], END, 3600)
     assert chart.left == ("80 ms", "60 ms", "40 ms", "20 ms", "0 ms")

@@ -61,7 +61,7 @@ def latency(series: Sequence[Series], end: datetime, span: float, *, name: str =
     title = f"Latency, the {SERIES} slowest of {len(series)}" if len(series) > SERIES else "Latency"
     series = _largest(series, SERIES)
     known = [value for line in series for value in line.values if _known(value)]
-    top = _round_up(max(known, default=1.0))
+    top = _round_up(max(known, default=100.0))
     lines = Markup("").join(_line(line.values, top, _style(index, series)) for index, line in enumerate(series))
     told = "; ".join(f"{line.name} {ms(_newest(line))}" for line in series)
     left = tuple(ms(top * (TICKS - tick) / TICKS) for tick in range(TICKS + 1))
@@ -197,11 +197,10 @@ def _newest(line: Series) -> float | None:
 
 
 def _round_up(value: float) -> float:
-    """Give the next of 1, 2, 4, 8 x 10^n, which four stretches divide into even figures."""
-    if value <= 0:
-        return 1.0
+    """Give the next of 1.2, 2, 4, 8 x 10^n, at least 0.4, which four stretches divide into figures of one digit after the point."""
+    value = max(value, 0.4)
     power = 10.0 ** math.floor(math.log10(value))
-    return next((factor * power for factor in (1, 2, 4, 8) if value <= factor * power), 10 * power)
+    return next((factor * power for factor in (1.2, 2, 4, 8) if value <= factor * power), 12 * power)
 
 
 def bar(value: float | None, most: float, spread: float = 0.0) -> Markup:

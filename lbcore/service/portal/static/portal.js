@@ -218,6 +218,10 @@
     if (event.target.closest("#editor")) apply(event);
     if (event.target.closest("#confirm") && event.submitter && event.submitter.value === "confirm") confirmed();
   });
+  // What is being deployed is not edited; the table comes anew when that has ended.
+  document.addEventListener("htmx:afterSwap", () => {
+    if (id("locations-form")) id("locations-form").inert = Boolean(document.querySelector("#deployment [sse-connect]"));
+  });
   let saving = false;
   document.addEventListener("htmx:afterRequest", (event) => { saving = Boolean(document.querySelector("#deployment .progress")); });
   window.addEventListener("beforeunload", (event) => { if (drafts() && !saving) event.preventDefault(); });
