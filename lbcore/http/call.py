@@ -168,8 +168,7 @@ class Call:
             self._rewind()
             self.send(following)
             return
-        self.cause = cause or "overload"
-        self.reply(Response(STATUS_OF_CAUSE.get(cause, 502)))
+        self._answer_failure(cause)
 
     def _next(self, cause: str | None, stale: bool) -> Target | None:
         if stale and self.repeatable and not self._stale_retry and self.target is not None:
@@ -184,6 +183,16 @@ class Call:
         except Exception:
             self.inbound.engine.unexpected("a handler's retry")
             return None
+
+    def _answer_failure(self, cause: str | None) -> None:
+        """Answer a call that has no response: as the handler says."""
+        self.cause = cause or "overload"
+        response = Response(STATUS_OF_CAUSE.get(cause, 502))
+        try:
+            response = self.inbound.engine.handler.failed(self, response)
+        except Exception:
+            self.inbound.engine.unexpected("a handler's failed")
+        self.reply(response)
 
     def _rewind(self) -> None:
         self.sent_at = 0.0
@@ -232,8 +241,7 @@ class Call:
             return
         if self.target is not None:
             self._failure("timeout")
-        self.cause = "timeout"
-        self.reply(Response(504))
+        self._answer_failure("timeout")
 
     def relayed(self) -> None:
         """Take the end of the other protocol."""
@@ -266,6 +274,9 @@ class Call:
             following = self.inbound.engine.handler.answered(self, reader)
         except Exception:
             self.inbound.engine.unexpected("a handler's answered")
+        if isinstance(following, Response):
+            self._replace(reader, following)
+            return False
         if following is not None and self.repeatable:
             self.redirect(following)
             return False
@@ -301,13 +312,22 @@ class Call:
         for status, fields in interim:
             self.inbound.write(b"".join([status_line(status), *(b"%b: %b\r\n" % field for field in fields), b"\r\n"]))
 
-    def _finish(self) -> None:
+    def _replace(self, reader: ResponseReader, response: Response) -> None:
+        """Answer from here although the upstream did."""
+        self._let_go(reader.complete and not reader.switched)
+        self.reply(response)
+
+    def _let_go(self, complete: bool) -> None:
+        """Part from the connection. complete: the response is; if the request is, too, another call may use it."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            if self.request.complete:
+            if complete and self.request.complete:
                 connection.release()
             else:
                 connection.drop()
+
+    def _finish(self) -> None:
+        self._let_go(True)
         inbound = self.inbound
         self._done()
         inbound.answered(self)

@@ -75,10 +75,16 @@ class Handler(Protocol):
         cause: refused, timeout, tls, status or reset; None = not the upstream's fault (all its connections in use, no descriptors...)
         """
 
-    def answered(self, call: Call, head: ResponseReader, /) -> Target | None:
+    def answered(self, call: Call, head: ResponseReader, /) -> Target | Response | None:
         """Take a response's head (`head.status`, `head.fields`, which may be changed) before it is passed on.
 
-        A Target sends the call there instead, if it is `repeatable`.
+        A Target sends the call there instead, if it is `repeatable`; a Response is sent in place of the upstream's.
+        """
+
+    def failed(self, call: Call, response: Response, /) -> Response:
+        """Take a call that failed (`call.cause`) without a response and is not tried again; give what the client is answered.
+
+        response: 502, 503 or 504, as the engine would answer.
         """
 
     def done(self, call: Call, /) -> None:

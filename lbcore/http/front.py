@@ -195,6 +195,10 @@ class FrontDoor:
             call.extra += self._explanation(call, route)
         return None
 
+    def failed(self, call: Call, response: Response, /) -> Response:
+        """Answer as the engine would: what there is to learn was learned in `retry`."""
+        return response
+
     def done(self, call: Call, /) -> None:
         """Report a response that was cut off."""
         if call.cut:
