@@ -1,0 +1,37 @@
+"""Policies: what a gateway does to calls besides forwarding them, from a configuration's sections inbound, backend, outbound, on_error.
+
+    policy      Policy, the base of all; Site, where one works; Step, what it becomes for each call
+    context     Context, what a step sees of a call and may change
+    conditions  `when`: a small expression over a call
+    registry    which policies there are: the stock ones and the entry-point group `lbcore.policies`
+    reading     a document's table -> Policies, every violation at once
+    pipeline    Policies of the scopes -> Pipeline, the steps of one API in their order
+Stock: headers (set-header, remove-header).
+Nothing is synchronised between regions: counters, key sets and caches are each gateway's own.
+"""
+
+from __future__ import annotations
+
+from lbcore.http.policies.context import Context, Deployment, Failure, Reply, Retry, Timeout
+from lbcore.http.policies.pipeline import Pipeline, build
+from lbcore.http.policies.policy import SECTIONS, Policy, Site, Step
+from lbcore.http.policies.reading import Policies, read_policies
+from lbcore.http.policies.registry import registry
+
+__all__ = [
+    "SECTIONS",
+    "Context",
+    "Deployment",
+    "Failure",
+    "Pipeline",
+    "Policies",
+    "Policy",
+    "Reply",
+    "Retry",
+    "Site",
+    "Step",
+    "Timeout",
+    "build",
+    "read_policies",
+    "registry",
+]

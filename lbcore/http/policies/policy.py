@@ -1,0 +1,73 @@
+"""Policy: what a gateway does to a call besides forwarding it, as a typed schema; Site: where it does so; Step: what it becomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lbcore.http.message import Response
+from lbcore.http.policies.context import Context
+
+try:
+    from pydantic import BaseModel, ConfigDict, Field
+except ImportError as error:
+    raise ImportError("policies need pydantic, which is not installed: pip install 'lbcore[http]'", name="pydantic") from error
+
+__all__ = ["SECTIONS", "Policy", "Site", "Step"]
+
+SECTIONS = ("inbound", "backend", "outbound", "on_error")
+
+Step = Callable[[Context], Response | Awaitable[Response | None] | None]
+
+
+def _unheard(record: Mapping[str, object]) -> None:
+    """Take a record that nobody wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a policy works: in which gateway, scope and section, and with what.
+
+    scope: "global" or such as "api/orders/v1"; section: one of SECTIONS
+    limits: counters of this gateway, None = rate limits are refused; backends: what `set-backend` may name
+    keys: JSON Web Key Sets, kept over revisions; log: takes a record of JSON types, must not block
+    clock: monotonic seconds, the same in all processes that share `limits`; wall: seconds since 1970
+    """
+
+    region: str = ""
+    gateway: str = ""
+    service: str = "lbcore"
+    scope: str = "global"
+    section: str = "inbound"
+    limits: Any = None
+    backends: Mapping[str, object] = field(default_factory=dict)
+    keys: Any = None
+    log: Callable[[Mapping[str, object]], None] = _unheard
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+class Policy(BaseModel):
+    """One policy of a configuration. A subclass is one kind: its fields are the keys, `prepare` gives what is done for each call.
+
+    kind: its name in a configuration, lower case with hyphens; sections: where it may stand, of SECTIONS
+    when: a condition (see `conditions`); the policy is passed over where it does not hold
+    A Field's description is what a violation says was expected. Values are not converted: "5" is no number.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    kind: ClassVar[str]
+    sections: ClassVar[frozenset[str]]
+
+    when: str | None = Field(default=None, description="a condition")
+
+    def prepare(self, site: Site) -> Step:
+        """Give the step, once for each revision and each API; ValueError, which becomes a violation, when it cannot work there.
+
+        The step is called in the event loop for every call and must not block. In `inbound` and `backend` a Response ends the call,
+        and the step may be a coroutine function; in `on_error` a Response takes the error's place; in `outbound` None is all there is.
+        """
+        raise NotImplementedError
