@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from lbcore.http.message import Field, Request, Response
@@ -31,7 +32,7 @@ class Deployment:
 class Failure:
     """Why a call failed.
 
-    cause: refused, timeout, tls, status, reset, overload...; "denied" = by a policy, "exception" = a policy's bug
+    cause: refused, timeout, tls, status, reset, overload...; "policy" = one refused it, "exception" = one raised
     policy: its kind, "" = none
     """
 
@@ -81,35 +82,39 @@ class Context:
     api, version, operation: names, "" = none; revision: such as "1.7"; parameters: of the path, percent-decoded
     backend: name, may be changed; timeout, retry: None = the gateway's own
     response: in `outbound` and `on_error`, its fields may be changed; error: in `on_error`
-    variables: whatever policies tell each other; claims: of a token that was found valid
+    claims: of a token that was found valid
     replaced: lower-case names of response fields that are this gateway's word: the backend's are left out
     """
 
-    __slots__ = (
-        "api", "backend", "call", "claims", "client", "deployment", "error", "operation", "parameters", "replaced", "request",
-        "response", "retry", "revision", "timeout", "variables", "version",
-    )  # fmt: skip
+    # Most calls never set these: defaults of the class cost nothing.
+    timeout: Timeout | None = None
+    retry: Retry | None = None
+    response: Head | None = None
+    error: Failure | None = None
+    claims: Mapping[str, Any] = MappingProxyType({})
+    replaced: frozenset[bytes] = frozenset()
+    _variables: dict[str, str] | None = None
 
     def __init__(
-        self, call: Any, deployment: Deployment, *, api: str = "", version: str = "", operation: str = "", revision: str = "",
-        backend: str = "", parameters: Mapping[str, str] | None = None,
+        self, call: Any, deployment: Deployment, api: str = "", version: str = "", operation: str = "", revision: str = "",
+        backend: str = "", parameters: Mapping[str, str] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.call, self.deployment = call, deployment
         self.request: Request = call.request
         self.client: str = call.client
-        self.api, self.version, self.operation, self.revision, self.backend = api, version, operation, revision, backend
-        self.parameters: Mapping[str, str] = parameters or {}
-        self.timeout: Timeout | None = None
-        self.retry: Retry | None = None
-        self.response: Head | None = None
-        self.error: Failure | None = None
-        self.variables: dict[str, str] = {}
-        self.claims: Mapping[str, Any] = {}
-        self.replaced: frozenset[bytes] = frozenset()
+        self.api, self.version, self.operation, self.revision = api, version, operation, revision
+        self.backend, self.parameters = backend, parameters
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Give what policies tell each other."""
+        if self._variables is None:
+            self._variables = {}
+        return self._variables
 
     def deny(self, policy: str, status: int, body: bytes = b"", fields: Sequence[Field] = ()) -> Response:
         """Give the response by which a policy refuses the call; `on_error` hears of it."""
-        self.error = Failure("denied", policy)
+        self.error = Failure("policy", policy)
         return Response(status, body, fields)
 
     def add(self, fields: bytes) -> None:

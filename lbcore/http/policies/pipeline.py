@@ -42,16 +42,19 @@ class Pipeline:
         """Do what comes between that and the call; a Response is the client's answer."""
         return self._run(self._backend, context) if self._backend else None
 
-    def outbound(self, context: Context, head: Head, /) -> None:
-        """Do what is done to a backend's response; changes its fields."""
+    def outbound(self, context: Context, head: Head, /) -> Response | None:
+        """Do what is done to a backend's response: changes its fields, or gives a Response to be sent in its place."""
         context.response = head
         if context.replaced:
             head.fields = [field for field in head.fields if field[0].lower() not in context.replaced]
         for kind, step in self._outbound:
             try:
-                step(context)
-            except Exception:  # its head is under way: what is left of it is passed on
-                logger.exception("policy %s raised", kind)
+                instead = step(context)
+            except Exception:
+                return self._bug(kind, context)
+            if isinstance(instead, Response):
+                return self._ended(instead, context)
+        return None
 
     def on_error(self, context: Context, response: Response, /) -> Response:
         """Do what is done to an error; `context.error` says which. Gives what the client gets."""
@@ -61,7 +64,7 @@ class Pipeline:
         for kind, step in self._on_error:
             try:
                 instead = step(context)
-            except Exception:
+            except Exception:  # what it should have done to an error is missed; the others go on
                 logger.exception("policy %s raised", kind)
                 continue
             if isinstance(instead, Response):

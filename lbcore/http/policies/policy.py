@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lbcore.http.message import Response
+from lbcore.http.policies.conditions import condition
 from lbcore.http.policies.context import Context
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field
+    from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 except ImportError as error:
     raise ImportError("policies need pydantic, which is not installed: pip install 'lbcore[http]'", name="pydantic") from error
 
@@ -49,6 +50,11 @@ class Site:
     wall: Callable[[], float] = time.time
 
 
+def section_of(info: ValidationInfo) -> str | None:
+    """Give the section of the policy that is being read, None when it is made outside a configuration."""
+    return info.context.get("section") if isinstance(info.context, Mapping) else None
+
+
 class Policy(BaseModel):
     """One policy of a configuration. A subclass is one kind: its fields are the keys, `prepare` gives what is done for each call.
 
@@ -64,10 +70,17 @@ class Policy(BaseModel):
 
     when: str | None = Field(default=None, description="a condition")
 
+    @field_validator("when")
+    @classmethod
+    def _is_condition(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is not None:
+            condition(text, section_of(info))
+        return text
+
     def prepare(self, site: Site) -> Step:
         """Give the step, once for each revision and each API; ValueError, which becomes a violation, when it cannot work there.
 
         The step is called in the event loop for every call and must not block. In `inbound` and `backend` a Response ends the call,
-        and the step may be a coroutine function; in `on_error` a Response takes the error's place; in `outbound` None is all there is.
+        and the step may be a coroutine function; in `outbound` and `on_error` a Response takes the place of the one there is.
         """
         raise NotImplementedError

@@ -82,7 +82,8 @@ def _violation(policy: type[Policy], at: str, found: Any) -> Violation:
         near = next(iter(nearest(key, known)), None)
         return Violation(where, _shown(found["input"]), "a known key" if near else f"one of the keys {', '.join(sorted(known))}", near)
     if found["type"] == "value_error":  # said by a validator of ours
-        return Violation(where, _shown(found["input"]), str(found["ctx"]["error"]))
+        error = found["ctx"]["error"]
+        return Violation(where, _shown(found["input"]), str(error), getattr(error, "nearest", None))
     expected = (field.description if field else None) or found["msg"]
     return Violation(where, None if found["type"] == "missing" else _shown(found["input"]), expected)
 
