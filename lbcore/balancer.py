@@ -218,6 +218,8 @@ class Balancer:
 
         cause: refused, timeout, tls, status or reset, for a failure. gen: `generation(region)` when the work began: late
         failures from before a recovery are dropped. source: "probe", "request" or "external".
+        vantage: who met it, None = this process. Whoever reports for others (beacons, agents) names them: their refused
+        connections tell less of the region than one's own.
         Raises ValueError for another cause or source, or for what is no address.
         """
         if cause is not None and cause not in CAUSES:
