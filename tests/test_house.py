@@ -57,7 +57,8 @@ LAYERS: tuple[set[str], ...] = (
     {"decision", "layout"},
     {"balancer"},
     {"metrics"},
-    {"", "sense.probe", "dns", "http"},
+    {"sense.probe"},  # gateways probe their backends
+    {"", "dns", "http"},
     {"sim"},
     {"service"},
     {"demo"},
