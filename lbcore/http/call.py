@@ -130,6 +130,7 @@ class Call:
             request.parts = []
             self._keep(parts)
             connection.transport.write(_chunks(parts) if request.chunked else b"".join(parts))
+            self.sent_at = self.inbound.engine.clock()
         if request.complete:
             if request.chunked:
                 connection.transport.write(_last_chunk(request.trailers))

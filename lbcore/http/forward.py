@@ -40,8 +40,8 @@ SWEEP = 0.1  # seconds
 class Timeouts:
     """How long things may take, seconds.
 
-    head: of a request, from its first byte; body: between two parts of a request's body; rate: bytes a second at which a body must come
-        in all, 0 = any; keep_alive: an idle client connection
+    head: of a request, from its first byte, and a TLS handshake; body: between two parts of a request's body; rate: bytes a second at
+        which a body must come in all, 0 = any; keep_alive: an idle client connection
     first_byte: of a response, from the request's last; idle: between two parts of a response; total: a whole call, None = any
     stall: a client that takes nothing of its response; relay: an upgraded connection on which nothing passes; linger: reading on after
         the last response, so that it arrives
@@ -131,6 +131,8 @@ class Forwarder:
             self.keep(self.loop.create_task(accept_behind_proxy(self, listening, tls)))
             return cast(tuple[str, int], listening.getsockname()[:2])
         where: dict[str, Any] = {"sock": sock} if sock is not None else {"host": host, "port": port, "reuse_port": reuse_port}
+        if tls is not None:
+            where["ssl_handshake_timeout"] = self.timeouts.head
         server = await self.loop.create_server(lambda: Inbound(self), ssl=tls, backlog=backlog, **where)
         self._servers.append(server)
         return cast(tuple[str, int], server.sockets[0].getsockname()[:2])

@@ -90,7 +90,7 @@ class Inbound(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Answer what is there before closing: the client may only have ended its side."""
         self._closing = self._ended = True
-        whole = self.call is not None and self.reader.reading is None
+        whole = (self.call is not None or bool(self.reader.ready)) and self.reader.reading is None
         return whole and not self.secure
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -110,12 +110,14 @@ class Inbound(asyncio.Protocol):
         self._stalled = False
         if self.call is not None and self.call.connection is not None:
             self.call.connection.resume()
+        elif self.call is None and self.reader.ready:
+            self.engine.loop.call_soon(self._continue)
 
     # ---- one call after the other
 
     def _next(self) -> None:
-        """Begin the next call that is there."""
-        while self.call is None and self.reader.ready:
+        """Begin the next call that is there, unless the client does not take the answers of those before it."""
+        while self.call is None and self.reader.ready and not self._stalled:
             request = self.reader.ready.popleft()
             self.call = call = Call(self, request, self.engine.clock())
             if len(request.special) > 1:
@@ -302,7 +304,7 @@ class Inbound(asyncio.Protocol):
         elif not call.status:
             if now - call.sent_at > ((target.first_byte or times.first_byte) if call.sent_all else times.idle):
                 call.failed("timeout")
-        elif now - call.connection.active_at > times.idle:
+        elif now - max(call.connection.active_at, call.sent_at) > times.idle:
             call.failed("timeout")
 
     def _give_up(self, why: str) -> None:

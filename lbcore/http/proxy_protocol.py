@@ -91,7 +91,8 @@ async def _welcome(engine: Forwarder, accepted: socket.socket, tls: ssl.SSLConte
         async with asyncio.timeout(_TIME):
             client = await _read(engine.loop, accepted)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await engine.loop.connect_accepted_socket(lambda: Inbound(engine, client), accepted, ssl=tls)
+        limit = {"ssl_handshake_timeout": engine.timeouts.head} if tls is not None else {}
+        await engine.loop.connect_accepted_socket(lambda: Inbound(engine, client), accepted, ssl=tls, **limit)
     except (OSError, ValueError, TimeoutError):
         engine.counters["bad_proxy_headers"] += 1
         accepted.close()

@@ -86,6 +86,7 @@ class Outbound(asyncio.Protocol):
         """Read on."""
         if self._reader_paused and not self.closed:
             self._reader_paused = False
+            self.active_at = self.upstream.engine.now  # until now it could not be
             self.transport.resume_reading()
 
     def release(self) -> None:
