@@ -10,7 +10,8 @@ while nobody succeeds. Both are tested against luck: how likely is it with the f
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from math import floor
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ class _Window:
     __slots__ = ("at", "failed", "fails", "groups", "now_tries", "total", "tries", "vantages")
 
     def __init__(self, buckets: int, slot: int) -> None:
-        self.tries: list[dict[int, int]] = [{} for _ in range(buckets)]
+        self.tries: list[Counter[int]] = [Counter() for _ in range(buckets)]
         self.fails: list[dict[int, int]] = [{} for _ in range(buckets)]
         self.total = self.failed = 0
         self.groups: list[tuple[int, int]] = []  # the last distinct groups that failed, latest first: (group, slot)
@@ -175,7 +176,8 @@ class Pooled:
         self._counted = frozenset(sources)
         self.sources = self._counted | {"probe"}
         self._window, self._failures, self._share, self._spread = window, failures, share, spread
-        self._buckets, self._rate = buckets, buckets / window
+        self._buckets = buckets
+        self.resolution = self._rate = buckets / window
         self._backoff = backoff or Backoff()
         self._own = own
         self._states: dict[int, _State] = {}
@@ -206,6 +208,15 @@ class Pooled:
             self._refused(state, group, vantage)
         window.fail(group, vantage, self._spread)
         self._judge(state, now, group)
+
+    def successes(self, region: int, groups: Sequence[int], *, vantage: str, gen: int, now: float) -> None:
+        """Count a success of each of these groups, all within one bucket."""
+        state = self._states.get(region) or self._add(region, now)
+        if "request" in self._counted and not state.ejection.active and groups:
+            self._advance(state.window, now)
+            state.window.now_tries.update(groups)
+            state.window.total += len(groups)
+            state.answered, state.run = now, None
 
     def _refused(self, state: _State, group: int, vantage: str) -> None:
         if state.run is None:

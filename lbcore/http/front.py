@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
-from lbcore.balancer import TICK_INTERVAL, Change
+from lbcore.balancer import LOOK_INTERVAL, TICK_INTERVAL, Change
 from lbcore.errors import NoRegionError, UnknownRegionError
 from lbcore.http.affinity import Affinity
 from lbcore.http.budget import RetryBudget
@@ -100,7 +100,9 @@ class FrontDoor:
         self._engine = Forwarder(self, **self._options)
         self._routes = Routes(self._lb, self._engine, self._keep_host, self._tls)
         self._unfollow = self._lb.on_change(lambda change: loop.is_closed() or loop.call_soon_threadsafe(self._changed, change))
-        self._engine.keep(loop.create_task(self._ticking()))
+        self._engine.keep(loop.create_task(self._repeating(self.tick, TICK_INTERVAL)))
+        if self._lb.shared:
+            self._engine.keep(loop.create_task(self._repeating(self._lb.look, LOOK_INTERVAL)))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -248,13 +250,13 @@ class FrontDoor:
 
     # ---- time
 
-    async def _ticking(self) -> None:
+    async def _repeating(self, act: Callable[[], object], interval: float) -> None:
         while True:
-            await asyncio.sleep(TICK_INTERVAL)
+            await asyncio.sleep(interval)
             try:
-                self.tick()
+                act()
             except Exception:
-                logger.exception("tick failed; the next one tries again")
+                logger.exception("%s failed; the next one tries again", getattr(act, "__name__", act))
 
     def tick(self) -> None:
         """Tell the Balancer who waits, and let it do what is due. Called every 100 ms."""

@@ -29,6 +29,13 @@ class Ticking(Balancing, Protocol):
     def slot(self, region: str, /) -> int:
         """Give a region's index in it."""
 
+    @property
+    def shared(self) -> bool:
+        """Say whether other processes share the table."""
+
+    def look(self) -> None:
+        """Take in what they met and decided."""
+
     def tick(self) -> None:
         """Do what is due."""
 
