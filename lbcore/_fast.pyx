@@ -527,7 +527,7 @@ cdef class LatencyTable:
         """Give how many requests wait for too long, as processes have said within a second: int64[regions, 8], by hash of the group."""
         cdef uint16_t[:, :, ::1] waits = <uint16_t[:SEATS, :self.t.capacity, :COUNT_SLOTS]>self.t.waits
         fresh = [seat for seat in range(SEATS) if self.t.seats[seat] and fabs(now - loadd(&self.t.said[seat])) < FRESH]
-        return np.array(waits)[fresh, :self.regions].sum(axis=0, dtype=np.int64) if fresh else np.zeros((self.regions, COUNT_SLOTS), np.int64)
+        return np.array(waits)[fresh, :self.regions].sum(axis=0, dtype=np.int64)
 
     # -- remember
 
