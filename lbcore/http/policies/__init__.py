@@ -6,13 +6,15 @@
     registry    which policies there are: the stock ones and the entry-point group `lbcore.policies`
     reading     a document's table -> Policies, every violation at once
     pipeline    Policies of the scopes -> Pipeline, the steps of one API in their order
-Stock: headers (set-header, remove-header).
+    headers paths routing rate_limit ip_filter cors api_keys tokens answers records    the stock ones, by what they are about
+    values      what conditions and policies read of a call;  fields: headers that may be written;  key_sets: keys for tokens
 Nothing is synchronised between regions: counters, key sets and caches are each gateway's own.
 """
 
 from __future__ import annotations
 
 from lbcore.http.policies.context import Context, Deployment, Failure, Reply, Retry, Timeout
+from lbcore.http.policies.key_sets import KeySets
 from lbcore.http.policies.pipeline import Pipeline, build
 from lbcore.http.policies.policy import SECTIONS, Policy, Site, Step
 from lbcore.http.policies.reading import Policies, read_policies
@@ -23,6 +25,7 @@ __all__ = [
     "Context",
     "Deployment",
     "Failure",
+    "KeySets",
     "Pipeline",
     "Policies",
     "Policy",

@@ -39,6 +39,9 @@ Value = Callable[[Context], Any]
 Condition = Callable[[Context], bool]
 
 
+SECRET = frozenset(("authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"))
+
+
 class ConditionError(ValueError):
     """No condition: what was expected, and in `nearest` the known word that resembles an unknown one."""
 
@@ -114,9 +117,12 @@ def condition(text: str, section: str | None = None) -> Condition:
     return _flag(part, "a condition", 0)
 
 
-def expression(text: str, section: str | None = None) -> Value:
-    """Compile an expression of any type; it gives a str, number or bool, or whatever a claim holds. ConditionError as `condition`."""
-    return _Parser(text, section).whole().value
+def expression(text: str, section: str | None = None, *, told: bool = False) -> Value:
+    """Compile an expression of any type; it gives a str, number or bool, or whatever a claim holds. ConditionError as `condition`.
+
+    told: to somebody who must not learn secrets, so headers that carry some are refused
+    """
+    return _Parser(text, section, told).whole().value
 
 
 _TOKEN = re.compile(
@@ -147,8 +153,9 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
 class _Parser:
     """Read one expression, from left to right and from `or` down to values, compiling as it goes."""
 
-    def __init__(self, text: str, section: str | None) -> None:
+    def __init__(self, text: str, section: str | None, told: bool = False) -> None:
         self._tokens = [*_tokens(text)]
+        self._told = told
         self._section, self._next, self._depth = section, 0, 0
         if len(self._tokens) > MOST_PARTS:
             raise ConditionError(f"a condition of at most {MOST_PARTS} words and signs, this has {len(self._tokens)}")
@@ -298,7 +305,10 @@ class _Parser:
             raise self._error(f"the key of {name} in quotes", text, at)
         self._next += 1
         self._expect("]", "`]`")
-        return re.sub(r"\\(.)", r"\1", text[1:-1])
+        key = re.sub(r"\\(.)", r"\1", text[1:-1])
+        if self._told and (name == "request.cookie" or name.endswith(".header") and key.lower() in SECRET):
+            raise ConditionError(f"an expression without secrets; {name}[{text}] at character {at} may be one")
+        return key
 
     def _call(self, name: str, at: int) -> _Part:
         self._expect("(", f"`(` after {name}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lbcore.http import message
+from lbcore.http.policies.conditions import Value
+from lbcore.http.policies.conditions import expression as compiled
 from lbcore.http.policies.context import Context, Head
-from lbcore.http.policies.fields import FieldName, FieldValue
-from lbcore.http.policies.policy import SECTIONS, Policy, Site, Step
+from lbcore.http.policies.fields import FieldName, FieldValue, clean
+from lbcore.http.policies.policy import SECTIONS, Expression, Policy, Site, Step
+from lbcore.http.policies.values import text
 
 __all__ = ["RemoveHeader", "SetHeader"]
 
@@ -21,40 +24,46 @@ def holder(context: Context) -> message.Request | Head:
 
 def without(fields: list[message.Field], name: bytes) -> list[message.Field]:
     """Give the fields that are not called so. name: lower case."""
-    return [field for field in fields if field[0].lower() != name]
+    size = len(name)
+    return [field for field in fields if len(field[0]) != size or field[0].lower() != name]
 
 
 class SetHeader(Policy):
     """Write a header.
 
+    value: what it says; or expression: what gives that for each call (what cannot stand in a header is left out)
     exists: what becomes of those of that name: "replace" them, "append" another one, or "skip" when there is one
-        { policy = "set-header", name = "x-tier", value = "gold", exists = "skip" }
+        { policy = "set-header", name = "x-user", expression = 'claims["sub"]', exists = "skip" }
     """
 
     kind: ClassVar[str] = "set-header"
     sections: ClassVar[frozenset[str]] = frozenset(SECTIONS)
 
     name: FieldName = Field(description="a header's name")
-    value: FieldValue = Field(description="a header's value")
+    value: FieldValue | None = Field(default=None, description="a header's value")
+    expression: Expression | None = Field(default=None, description="an expression")
     exists: Literal["replace", "append", "skip"] = Field(default="replace", description='"replace", "append" or "skip"')
 
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.value is None) is (self.expression is None):
+            raise ValueError("either value or expression")
+        return self
+
     def prepare(self, site: Site) -> Step:
-        field, lower = (self.name.encode(), self.value.encode("latin-1")), self.name.lower().encode()
+        name, lower, give, exists = self.name.encode(), self.name.lower().encode(), self._give(site), self.exists
+        fixed = None if self.value is None else (name, self.value.encode("latin-1"))
 
-        def replace(context: Context) -> None:
+        def write(context: Context) -> None:
             where = holder(context)
-            where.fields = [*without(where.fields, lower), field]
+            others = where.fields if exists == "append" else without(where.fields, lower)
+            if exists != "skip" or len(others) == len(where.fields):
+                where.fields = [*others, fixed or (name, clean(text(give(context))))]
 
-        def append(context: Context) -> None:
-            where = holder(context)
-            where.fields = [*where.fields, field]
+        return write
 
-        def skip(context: Context) -> None:
-            where = holder(context)
-            if not any(name.lower() == lower for name, _ in where.fields):
-                where.fields = [*where.fields, field]
-
-        return {"replace": replace, "append": append, "skip": skip}[self.exists]
+    def _give(self, site: Site) -> Value:
+        return compiled(self.expression, site.section) if self.expression is not None else lambda context: ""
 
 
 class RemoveHeader(Policy):

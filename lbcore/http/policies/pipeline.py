@@ -114,7 +114,7 @@ def build(scopes: Sequence[tuple[Policies, Site]]) -> tuple[Pipeline, list[Viola
                 try:
                     steps.append((policy.kind, _step(policy, replace(site, section=section))))
                 except ValueError as error:
-                    violations.append(Violation(where, policy.kind, str(error)))
+                    violations.append(Violation(where, policy.kind, str(error), getattr(error, "nearest", None)))
     return Pipeline(**{section: tuple(steps) for section, steps in lists.items()}), violations
 
 

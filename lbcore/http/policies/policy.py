@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
 
+from lbcore.http._limits import Limits
 from lbcore.http.message import Response
-from lbcore.http.policies.conditions import condition
+from lbcore.http.policies.conditions import condition, expression
 from lbcore.http.policies.context import Context
+from lbcore.http.policies.key_sets import KeySets
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+    from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 except ImportError as error:
     raise ImportError("policies need pydantic, which is not installed: pip install 'lbcore[http]'", name="pydantic") from error
 
-__all__ = ["SECTIONS", "Policy", "Site", "Step"]
+__all__ = ["SECTIONS", "Expression", "Policy", "Site", "Step"]
 
 SECTIONS = ("inbound", "backend", "outbound", "on_error")
 
@@ -32,8 +34,8 @@ class Site:
     """Where a policy works: in which gateway, scope and section, and with what.
 
     scope: "global" or such as "api/orders/v1"; section: one of SECTIONS
-    limits: counters of this gateway, None = rate limits are refused; backends: what `set-backend` may name
-    keys: JSON Web Key Sets, kept over revisions; log: takes a record of JSON types, must not block
+    limits: counters of this gateway, None = `rate-limit` is refused; backends: what `set-backend` may name
+    keys: JSON Web Key Sets, kept over revisions, None = `validate-jwt` cannot fetch any; log: takes a record of JSON types, must not block
     clock: monotonic seconds, the same in all processes that share `limits`; wall: seconds since 1970
     """
 
@@ -42,9 +44,9 @@ class Site:
     service: str = "lbcore"
     scope: str = "global"
     section: str = "inbound"
-    limits: Any = None
+    limits: Limits | None = None
     backends: Mapping[str, object] = field(default_factory=dict)
-    keys: Any = None
+    keys: KeySets | None = None
     log: Callable[[Mapping[str, object]], None] = _unheard
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
@@ -53,6 +55,15 @@ class Site:
 def section_of(info: ValidationInfo) -> str | None:
     """Give the section of the policy that is being read, None when it is made outside a configuration."""
     return info.context.get("section") if isinstance(info.context, Mapping) else None
+
+
+def _is_expression(text: str, info: ValidationInfo) -> str:
+    expression(text, section_of(info))
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_is_expression)]
+"""a field's type: an expression as `conditions` has them, checked for the section where the policy stands"""
 
 
 class Policy(BaseModel):

@@ -6,8 +6,17 @@ import logging
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from lbcore.http.policies.answers import MockResponse, ReturnResponse, SetStatus
+from lbcore.http.policies.api_keys import ValidateApiKey
+from lbcore.http.policies.cors import Cors
 from lbcore.http.policies.headers import RemoveHeader, SetHeader
+from lbcore.http.policies.ip_filter import IpFilter
+from lbcore.http.policies.paths import RewritePath
 from lbcore.http.policies.policy import SECTIONS, Policy
+from lbcore.http.policies.rate_limit import RateLimit
+from lbcore.http.policies.records import Log
+from lbcore.http.policies.routing import Retry, SetBackend, Timeout
+from lbcore.http.policies.tokens import ValidateJwt
 
 __all__ = ["GROUP", "broken", "registry"]
 
@@ -15,7 +24,13 @@ logger = logging.getLogger(__name__)
 
 GROUP = "lbcore.policies"
 
-_STOCK: dict[str, type[Policy]] = {policy.kind: policy for policy in (RemoveHeader, SetHeader)}
+_STOCK: dict[str, type[Policy]] = {
+    policy.kind: policy
+    for policy in (
+        Cors, IpFilter, Log, MockResponse, RateLimit, RemoveHeader, Retry, ReturnResponse, RewritePath, SetBackend, SetHeader, SetStatus,
+        Timeout, ValidateApiKey, ValidateJwt,
+    )
+}  # fmt: skip
 
 
 def registry() -> dict[str, type[Policy]]:

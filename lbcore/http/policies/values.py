@@ -12,8 +12,8 @@ from lbcore.http.message import Field, Request
 from lbcore.http.policies.context import Context
 
 __all__ = [
-    "cookie", "field_value", "is_number", "member", "number", "path", "query", "query_value", "request_header", "request_value",
-    "response_header", "same", "text",
+    "cookie", "field_value", "is_named", "is_number", "member", "number", "path", "query", "query_value", "request_header",
+    "request_value", "response_header", "same", "text",
 ]  # fmt: skip
 
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
@@ -51,12 +51,16 @@ def response_header(name: str) -> Callable[[Context], str]:
 
 def query_value(target: bytes, name: str) -> str:
     """Give the first value of a query's parameter, decoded."""
-    text = target.partition(b"?")[2].decode("latin-1")
-    for pair in text.split("&"):
-        key, _, value = pair.partition("=")
-        if key == name or ("%" in key or "+" in key) and unquote_plus(key) == name:
-            return unquote_plus(value)
+    for pair in target.partition(b"?")[2].decode("latin-1").split("&"):
+        if is_named(pair, name):
+            return unquote_plus(pair.partition("=")[2])
     return ""
+
+
+def is_named(pair: str, name: str) -> bool:
+    """Say whether one pair of a query has that name, however it is spelled."""
+    key = pair.partition("=")[0]
+    return key == name or ("%" in key or "+" in key) and unquote_plus(key) == name
 
 
 def query(name: str) -> Callable[[Context], str]:
