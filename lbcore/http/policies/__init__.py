@@ -3,7 +3,7 @@
     policy      Policy, the base of all; Site, where one works; Step, what it becomes for each call
     context     Context, what a step sees of a call and may change
     conditions  `when`: a small expression over a call
-    registry    which policies there are: the stock ones and the entry-point group `lbcore.policies`
+    kinds       which policies there are: the stock ones and the entry-point group `lbcore.policies`
     reading     a document's table -> Policies, every violation at once
     pipeline    Policies of the scopes -> Pipeline, the steps of one API in their order
     headers paths routing rate_limit ip_filter cors api_keys tokens answers records    the stock ones, by what they are about
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from lbcore.http.policies.context import Context, Deployment, Failure, Reply, Retry, Timeout
 from lbcore.http.policies.key_sets import KeySets
+from lbcore.http.policies.kinds import registry
 from lbcore.http.policies.pipeline import Pipeline, build
 from lbcore.http.policies.policy import SECTIONS, Policy, Site, Step
 from lbcore.http.policies.reading import Policies, read_policies
-from lbcore.http.policies.registry import registry
 
 __all__ = [
     "SECTIONS",

@@ -28,7 +28,7 @@ class _Answer(Policy):
 class MockResponse(_Answer):
     """Answer in the backend's place, for clients that are written before it.
 
-        { policy = "mock-response", status = 200, headers = { content-type = "application/json" }, body = '{"orders": []}' }
+    { policy = "mock-response", status = 200, headers = { content-type = "application/json" }, body = '{"orders": []}' }
     """
 
     kind: ClassVar[str] = "mock-response"
@@ -38,7 +38,7 @@ class MockResponse(_Answer):
 class ReturnResponse(_Answer):
     """End the call with this answer: before it is sent on, or in place of the backend's or the error's.
 
-        { policy = "return-response", when = "error.cause == 'overload'", status = 503, headers = { retry-after = "5" }, body = "busy" }
+    { policy = "return-response", when = "error.cause == 'overload'", status = 503, headers = { retry-after = "5" }, body = "busy" }
     """
 
     kind: ClassVar[str] = "return-response"
@@ -48,7 +48,7 @@ class ReturnResponse(_Answer):
 class SetStatus(Policy):
     """Give an error another status; its headers and body stay.
 
-        { policy = "set-status", when = 'error.policy == "ip-filter"', status = 404 }
+    { policy = "set-status", when = 'error.policy == "ip-filter"', status = 404 }
     """
 
     kind: ClassVar[str] = "set-status"

@@ -69,7 +69,7 @@ class SetHeader(Policy):
 class RemoveHeader(Policy):
     """Remove every header of a name.
 
-        { policy = "remove-header", name = "server" }
+    { policy = "remove-header", name = "server" }
     """
 
     kind: ClassVar[str] = "remove-header"

@@ -78,17 +78,19 @@ def read_keys(content: bytes) -> list[PublicKey]:
 
 
 def _read_key(entry: Any) -> PublicKey | None:
-    if not isinstance(entry, dict) or entry.get("kty") not in _FAMILIES or entry.get("use", "sig") != "sig":
+    if not isinstance(entry, dict):
         return None
-    identifier, algorithm = entry.get("kid", ""), entry.get("alg", "")
-    if not isinstance(identifier, str) or not isinstance(algorithm, str):
+    kind, identifier, algorithm = (entry.get(name, "") for name in ("kty", "kid", "alg"))
+    if not all(isinstance(text, str) for text in (kind, identifier, algorithm)):
+        return None
+    if kind not in _FAMILIES or entry.get("use", "sig") != "sig":
         return None
     try:
         key = _parse(entry)
     except Exception as error:  # whatever PyJWT and cryptography find wrong with one key, the others are good
         logger.warning("key %r of a key set cannot be used: %s", identifier, error)
         return None
-    return PublicKey(identifier, entry["kty"], algorithm, key)
+    return PublicKey(identifier, kind, algorithm, key)
 
 
 def _parse(entry: dict[str, Any]) -> Any:

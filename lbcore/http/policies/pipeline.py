@@ -1,9 +1,9 @@
 """Pipeline: the policies of one API, global ones included, compiled to lists of steps.
 
-    inbound   global -> API \\                              a Response ends the call;
-    backend   global -> API  > the call                     what denies it passes through on_error
-    outbound  API -> global    its response
-    on_error  API -> global    ... or what went wrong
+inbound   global -> API \\                              a Response ends the call;
+backend   global -> API  > the call                     what denies it passes through on_error
+outbound  API -> global    its response
+on_error  API -> global    ... or what went wrong
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 from lbcore.http._limits import Limits
 from lbcore.http.message import Response
 from lbcore.http.policies.conditions import condition, expression
 from lbcore.http.policies.context import Context
 from lbcore.http.policies.key_sets import KeySets
+from lbcore.region import canonical
 
 try:
     from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -22,6 +23,7 @@ __all__ = ["SECTIONS", "Expression", "Policy", "Site", "Step"]
 
 SECTIONS = ("inbound", "backend", "outbound", "on_error")
 
+T = TypeVar("T")
 Step = Callable[[Context], Response | Awaitable[Response | None] | None]
 
 
@@ -50,6 +52,12 @@ class Site:
     log: Callable[[Mapping[str, object]], None] = _unheard
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+
+
+def of_region(table: Mapping[str, T], region: str, otherwise: T) -> T:
+    """Give what a table says for a region, however its name is written."""
+    named = {canonical(name): value for name, value in table.items()}
+    return named.get(canonical(region), otherwise)
 
 
 def section_of(info: ValidationInfo) -> str | None:

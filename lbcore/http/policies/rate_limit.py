@@ -13,7 +13,7 @@ from lbcore.http._limits import MOST_CALLS
 from lbcore.http.message import Response
 from lbcore.http.policies.conditions import expression
 from lbcore.http.policies.context import Context
-from lbcore.http.policies.policy import Policy, Site, Step, section_of
+from lbcore.http.policies.policy import Policy, Site, Step, of_region, section_of
 from lbcore.http.policies.values import text
 
 __all__ = ["RateLimit", "share_of"]
@@ -63,7 +63,7 @@ class RateLimit(Policy):
     def prepare(self, site: Site) -> Step:
         if site.limits is None:
             raise ValueError("a gateway that has counters")
-        calls, period, clock, limits = self.regions.get(site.region, self.calls), self.period, site.clock, site.limits
+        calls, period, clock, limits = of_region(self.regions, site.region, self.calls), self.period, site.clock, site.limits
         caller, counter = _caller(self.by, site.section), self._counter(site)
         tell = self.headers
         name = self.name or "default"

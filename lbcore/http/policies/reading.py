@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from lbcore.errors import Violation, nearest
+from lbcore.http.policies.kinds import broken, registry
 from lbcore.http.policies.policy import SECTIONS, Policy
-from lbcore.http.policies.registry import broken, registry
 
 __all__ = ["Policies", "read_policies"]
 

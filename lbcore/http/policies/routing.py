@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from lbcore.errors import nearest
 from lbcore.http.policies import context
 from lbcore.http.policies.context import Context
-from lbcore.http.policies.policy import Policy, Site, Step
+from lbcore.http.policies.policy import Policy, Site, Step, of_region
 
 __all__ = ["Retry", "SetBackend", "Timeout"]
 
@@ -45,7 +45,7 @@ class SetBackend(Policy):
         for name in (*self.regions.values(), self.backend):
             if name and name not in site.backends:
                 raise _UnknownBackend(name, sorted(site.backends))
-        chosen = self.regions.get(site.region, self.backend)
+        chosen = of_region(self.regions, site.region, self.backend)
 
         def choose(context: Context) -> None:
             context.backend = chosen or context.backend

@@ -67,7 +67,7 @@ class ValidateJwt(Policy):
     jwks: Annotated[str, AfterValidator(_key_url)] | None = Field(default=None, description="an https:// URL of a JSON Web Key Set")
     secret_env: str | None = Field(default=None, description="the name of an environment variable")
     secret_file: str | None = Field(default=None, description="the path of a file")
-    required: list[Annotated[str, Field(pattern=r'^[!#-\[\]-~]{1,200}$')]] = Field(default=[], description="a list of claims' names")
+    required: list[Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,200}$")]] = Field(default=[], description="a list of claims' names")
     require: str | None = Field(default=None, description="a condition")
     leeway: float = Field(default=0.0, ge=0, le=300, description="seconds, 0..300")
     header: FieldName = Field(default="authorization", description="a header's name")
