@@ -45,6 +45,7 @@ TICK_INTERVAL = 0.1  # seconds, for those who serve
 LOOK_INTERVAL = 0.005  # seconds, for those who share a table
 STALE_TICK = 1.0  # seconds after which a report or sample ticks by itself
 WAITING = 1.0  # seconds for which holds what was said of waiting requests
+LATELY = 10.0  # seconds for which a group counts as a user of a region
 INHERITED = 60.0  # seconds for which the last owner's verdict on a region holds that the new one hears nothing of
 LOCAL = "local"
 _REFUSED = 2 + CAUSES.index("refused")  # its column in the table's outcomes: successes, failures without a cause, then by CAUSES
@@ -101,6 +102,7 @@ class Balancer:
         self._waits: dict[tuple[int, int], tuple[int, float]] = {}  # by slot and group: what is told to whoever judges a shared table
         self._told: set[tuple[int, int]] = set()  # by slot and hash of the group: what was told last
         self._waited = False
+        self._used: dict[tuple[int, int], float] = {}  # by slot and hash of the group: when a request last succeeded
         self._news = 0
         self._tally: Tally
         self._last_tick = self._now()
@@ -342,7 +344,7 @@ class Balancer:
             self._take_over(now)
         self.guard.changed.clear()
         slots, serving = [*self._layout.slots.values()], self._layout.serving()
-        down = [slot for slot in slots if self.guard.verdict(slot) is Verdict.DOWN and not self._layout.at(slot).always_serve]
+        down = [slot for slot in slots if self._is_down(slot, now) and not self._layout.at(slot).always_serve]
         hard = {slot for slot in down if self.guard.hard(slot)}
         ejected = {slot for slot in down if self.table.tier(slot) == 2}
         exempt = hard.union(slot for slot in down if slot not in serving)  # whom nobody uses takes no ejection from the others
@@ -352,6 +354,13 @@ class Balancer:
                 self._set_tier(slot, 0 if slot not in granted else 3 if slot in hard else 2, now)
             self._set_excluded(slot)
         self.table.tick(now)
+
+    def _is_down(self, slot: int, now: float) -> bool:
+        """Say whether the region is down for all; in a shared table also when everybody who used it lately has lost their path."""
+        if self.guard.verdict(slot) is Verdict.DOWN:
+            return True
+        lost = self.guard.excluded(slot) if self._buffer is not None else frozenset()
+        return bool(lost) and all(spread in lost or now - at > LATELY for (used, spread), at in self._used.items() if used == slot)
 
     def _take_over(self, now: float) -> None:
         """Go on from what the last owner of a shared table decided."""
@@ -365,7 +374,7 @@ class Balancer:
 
     def _set_tier(self, slot: int, tier: int, now: float) -> None:
         if self.table.tier(slot) != tier:
-            cause = self.guard.cause(slot) if tier else "recovered"
+            cause = self.guard.cause(slot) or "fails for all who used it lately" if tier else "recovered"
             with self._change(slot, cause, now):
                 self.table.set_tier(slot, tier, now)
 
@@ -407,7 +416,8 @@ class Balancer:
                 for slot in self._layout.slots.values():
                     self._tell_successes(slot)
                 self.guard.sweep(now)
-                if self.guard.changed or self._inherited or not self._judging or any(self._excluded.values()):
+                excluded = any(self.guard.excluded(slot) for slot in self._layout.slots.values())
+                if self.guard.changed or self._inherited or not self._judging or excluded or any(self._excluded.values()):
                     self._apply_verdicts(now)
             else:  # what others judged is no fresh evidence when this process takes over
                 self._judging, self._counted = False, self.table.outcomes()
@@ -462,6 +472,7 @@ class Balancer:
         The others are spread evenly, and begin and end with a success: so no run is longer than one must have been.
         """
         kinds: list[list[int]] = np.minimum(fresh, 1000).astype(int).tolist()
+        self._used.update({(slot, spread): now for spread, row in enumerate(kinds) if row[0]})
         succeeded = [spread for spread, row in enumerate(kinds) for _ in range(row[0])]
         failed = [(spread, kind) for spread, row in enumerate(kinds) for kind in range(1, len(row)) for _ in range(row[kind])]
         failed.sort(key=lambda failure: failure[1] == _REFUSED)
@@ -513,7 +524,10 @@ class Balancer:
                 self._changes.append(Change(name, before, after, "decided by another process", now))
 
     def start(self) -> None:
-        """Tick every 100 ms in a daemon thread, for those who only pick. Again after a fork: threads do not survive it."""
+        """Tick every 100 ms in a daemon thread, for those who only pick, and `look` when the table is shared.
+
+        Again after a fork: threads do not survive it.
+        """
         if self._thread is None or not self._thread.is_alive():
             self._stopping = threading.Event()  # a new one: a fork may have copied the old one's lock held
             self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="lbcore-tick", daemon=True)
@@ -527,9 +541,12 @@ class Balancer:
         self._thread = None
 
     def _run(self, stopping: threading.Event) -> None:
-        while not stopping.wait(TICK_INTERVAL):
+        while not stopping.wait(LOOK_INTERVAL if self.shared else TICK_INTERVAL):
             try:
-                self.tick()
+                if self.shared and self._now() - self._last_tick < TICK_INTERVAL:
+                    self.look()
+                else:
+                    self.tick()
             except Exception:
                 logger.exception("tick failed; the next one tries again")
 

@@ -178,6 +178,34 @@ def test_who_waits_is_added_up_over_the_workers(processes: list[Process], clock:
     assert "5 requests wait" in owner.lb.guard.cause(0)
 
 
+@pytest.mark.parametrize("how", ["waits", "fails"])
+@pytest.mark.parametrize("others", [False, True])
+def test_when_all_who_use_a_region_are_one_group_their_path_is_the_region(
+    processes: list[Process], clock: Clock, how: str, others: bool
+) -> None:
+    """Paths are not excluded in a shared table; who is alone must not wait for the probes."""
+    owner, one, two = processes
+    for _ in range(30):
+        one.report("." * 20)
+        clock.advance(0.05)
+        owner.tick()
+    if others:
+        two.report("...", client="10.5.0.1")
+    clock.advance(0.3)
+    for _ in range(8):
+        if how == "fails":
+            one.report("t" * 100)
+        with one:
+            one.lb.waiting("eastus", 9 if how == "waits" else 0, "10.1.0.1")
+            one.lb.tick()
+        owner.tick()
+    assert owner.lb.status("eastus") == ("up" if others else "ejected")
+    for _ in range(110):
+        clock.advance(0.1)
+        owner.tick()
+    assert owner.lb.status("eastus") == "up"
+
+
 def test_who_waits_is_a_gauge(processes: list[Process], clock: Clock) -> None:
     owner, one, two = processes
     table = owner.lb.table

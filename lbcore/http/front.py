@@ -151,7 +151,7 @@ class FrontDoor:
     def _kept(self, call: Call) -> Region | None:
         assert self._affinity is not None
         region = self._affinity.region_of(call.request, self._lb.regions)
-        return region if region is not None and self._routes.usable(region) else None
+        return region if region is not None and self._routes.serves(region, call.client or None) else None
 
     def retry(self, call: Call, cause: str | None, /) -> Target | None:
         """Report the failure and give the next in rank that was not tried."""
@@ -191,7 +191,7 @@ class FrontDoor:
                 self._lb.report(name, True, client, gen=gen)
             except UnknownRegionError:
                 pass  # removed while the call was under way
-        if self._affinity is not None:
+        if self._affinity is not None and head.status not in FAILURES:
             call.extra += self._affinity.cookie_for(call.request, route.region, call.inbound.secure)
         if self._explain_to is not None and call.client in self._explain_to:
             call.extra += self._explanation(call, route)
@@ -263,7 +263,7 @@ class FrontDoor:
         self._deposit()
         self._tell_waiting()
         self._lb.tick()
-        self._routes.forget_removed()
+        self._routes.tidy()
 
     def _deposit(self) -> None:
         if self._undeposited:
@@ -287,7 +287,7 @@ class FrontDoor:
                 pass
         self._waited = clients
         for call in late:
-            if self._routes.excluded(call.state[0], call.client or None):  # a path that is broken is told to nobody as a change
+            if self._routes.excluded(call.state[0].target.name, call.client or None):  # a path that is broken is told to nobody as a change
                 self._leave(call)
 
     def _is_late(self, call: Call, now: float) -> bool:

@@ -101,10 +101,14 @@ class Routes:
         except UnknownRegionError:
             return False
 
-    def excluded(self, route: Route, client: Client) -> bool:
+    def serves(self, region: Region, client: Client) -> bool:
+        """Say whether a region may be sent a client's calls: it is usable, and the path from the client's group is not broken."""
+        return self.usable(region) and not self.excluded(region.name, client)
+
+    def excluded(self, name: str, client: Client) -> bool:
         """Say whether the path from a client's group to the region is taken for broken."""
         try:
-            return self._lb.table.excluded(self._lb.match(client)[0], self._lb.slot(route.target.name))
+            return self._lb.table.excluded(self._lb.match(client)[0], self._lb.slot(name))
         except (UnknownRegionError, IndexError):
             return False
 
@@ -115,8 +119,11 @@ class Routes:
         except UnknownRegionError:
             return 0
 
-    def forget_removed(self) -> None:
-        """Close the connections to regions that were removed."""
+    def tidy(self) -> None:
+        """Close the connections to regions that were removed, and those that calls left behind to regions out of use."""
         if len(self.known) > len(self._lb.regions):
             for name in self.known.keys() - {region.name for region in self._lb.regions}:
                 self.known.pop(name).target.upstream.retire()
+        for route in self.known.values():
+            if route.target.upstream.idle and not self.usable(route.region) and not self._lb.fail_open:
+                route.target.upstream.close_idle()
