@@ -37,24 +37,22 @@ class Call:
     state: the handler's own; extra: lines that the handler adds to the response's head
     """
 
-    # Most calls never set these: defaults of the class cost nothing.
-    wanted_at = sent_at = head_at = 0.0
-    target: Target | None = None
-    connection: Outbound | None = None
-    attempts = status = 0
-    cause: str | None = None
-    state: Any = None
-    extra = request_id = b""
-    started = False  # a byte of this request went out in this attempt
-    finished = aborted = cut = chunk_response = False
-    _stale_retry = False
-    _replayable = True
-    _kept: Sequence[bytes] = ()  # parts of the body that were sent, to send them again
-
     def __init__(self, inbound: Inbound, request: Request, now: float) -> None:
         self.inbound, self.request, self.client = inbound, request, inbound.client
         self.begun_at = now
+        self.wanted_at = self.sent_at = self.head_at = 0.0
+        self.target: Target | None = None
+        self.connection: Outbound | None = None
+        self.attempts = self.status = 0
+        self.cause: str | None = None
+        self.state: Any = None
+        self.extra = self.request_id = b""
+        self.started = False  # a byte of this request went out in this attempt
         self.sent_all = request.length is None and not request.chunked
+        self.finished = self.aborted = self.cut = self.chunk_response = False
+        self._stale_retry = False
+        self._replayable = True
+        self._kept: Sequence[bytes] = ()  # parts of the body that were sent, to send them again
 
     # ---- decide
 

@@ -133,7 +133,7 @@ class Forwarder:
         where: dict[str, Any] = {"sock": sock} if sock is not None else {"host": host, "port": port, "reuse_port": reuse_port}
         if tls is not None:
             where["ssl_handshake_timeout"] = self.timeouts.head
-        server = await self.loop.create_server(lambda: Inbound(self), ssl=tls, backlog=backlog, **where)
+        server = await self.loop.create_server(lambda: cast(asyncio.Protocol, Inbound(self)), ssl=tls, backlog=backlog, **where)
         self._servers.append(server)
         return cast(tuple[str, int], server.sockets[0].getsockname()[:2])
 

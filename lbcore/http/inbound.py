@@ -20,17 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["Inbound"]
 
 
-class Inbound(asyncio.Protocol):
-    """One client's connection.
+class Inbound:
+    """One client's connection: an asyncio.Protocol.
 
     peer: the other end's address; client: for whom it speaks; secure: over TLS
     since: seconds on the engine's clock when the client's turn began: to send a head, a body, or to take what was written
     """
-
-    __slots__ = (
-        "_closing", "_ended", "_paused", "_refusal", "_stalled", "call", "client", "engine", "lines", "lines_for", "lingering", "peer",
-        "reader", "secure", "since", "started", "transport",
-    )  # fmt: skip
 
     def __init__(self, engine: Forwarder, peer: str | None = None) -> None:
         self.engine = engine
@@ -51,6 +46,7 @@ class Inbound(asyncio.Protocol):
     # ---- asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
         self.transport = cast(asyncio.Transport, transport)
         if not self.peer:
             peername = transport.get_extra_info("peername")
@@ -60,6 +56,7 @@ class Inbound(asyncio.Protocol):
         self.engine.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        """Take what was received."""
         if self._closing or self.lingering:
             return
         reader = self.reader
@@ -94,19 +91,22 @@ class Inbound(asyncio.Protocol):
         return whole and not self.secure
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Take the connection's end."""
         self._closing = True
         self.engine.closed(self)
         self.reader.ready.clear()
-        if self.call is not None:
-            self.call.abort()
-            self.call = None
+        call, self.call = self.call, None
+        if call is not None:
+            call.abort()
 
     def pause_writing(self) -> None:
+        """Take that the other end does not take what is written."""
         self._stalled, self.since = True, self.engine.now
         if self.call is not None and self.call.connection is not None:
             self.call.connection.pause()
 
     def resume_writing(self) -> None:
+        """Take that the other end does."""
         self._stalled = False
         if self.call is not None and self.call.connection is not None:
             self.call.connection.resume()
@@ -222,8 +222,9 @@ class Inbound(asyncio.Protocol):
 
     def leave(self) -> None:
         """Close at once; the call under way is cut off."""
-        if self.call is not None:
-            self.call.abort()
+        call = self.call
+        if call is not None:
+            call.abort()
         self.abort()
 
     def close_if_idle(self) -> None:

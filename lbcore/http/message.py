@@ -62,18 +62,17 @@ class Request:
     parts, trailers: of the body; received: bytes of it so far; complete: all of it is there
     """
 
-    length: int | None = None
-    chunked = complete = False
-    received = 0
-    trailers: Sequence[Field] = ()
-    upgrade = b""
-
     def __init__(
         self, method: bytes, target: bytes, fields: list[Field], special: dict[bytes, bytes], keep_alive: bool, old: bool
     ) -> None:
         self.method, self.target, self.fields, self.special = method, target, fields, special
         self.keep_alive, self.old = keep_alive, old
+        self.length: int | None = None
+        self.chunked = self.complete = False
+        self.received = 0
         self.parts: list[bytes] = []
+        self.trailers: Sequence[Field] = ()
+        self.upgrade = b""
 
     @property
     def host(self) -> bytes:

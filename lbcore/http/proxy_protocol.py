@@ -11,7 +11,7 @@ import ipaddress
 import socket
 import ssl
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from lbcore.http.forward import Forwarder
@@ -92,7 +92,7 @@ async def _welcome(engine: Forwarder, accepted: socket.socket, tls: ssl.SSLConte
             client = await _read(engine.loop, accepted)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         limit = {"ssl_handshake_timeout": engine.timeouts.head} if tls is not None else {}
-        await engine.loop.connect_accepted_socket(lambda: Inbound(engine, client), accepted, ssl=tls, **limit)
+        await engine.loop.connect_accepted_socket(lambda: cast(asyncio.Protocol, Inbound(engine, client)), accepted, ssl=tls, **limit)
     except (OSError, ValueError, TimeoutError):
         engine.counters["bad_proxy_headers"] += 1
         accepted.close()

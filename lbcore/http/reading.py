@@ -50,11 +50,6 @@ class RequestReader:
     after that. `rest`: what came after a request that asks to upgrade; `go_on` reads it as the next request.
     """
 
-    __slots__ = (
-        "_fields", "_limits", "_parser", "_primed", "_size", "_special", "_target", "_unread", "begun", "ready", "reading", "rest",
-        "switch",
-    )  # fmt: skip
-
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser = HttpRequestParser(self)

@@ -17,11 +17,6 @@ class ResponseReader:
     without; sized: the end of the body is known from the message and not from the connection's. Raises Refusal with status 502.
     """
 
-    __slots__ = (
-        "_limits", "_parser", "_special", "_unread", "chunked", "complete", "fields", "headless", "interim", "keep_alive",
-        "length", "parts", "received", "sized", "status", "surplus", "switched", "rest", "trailers",
-    )  # fmt: skip
-
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser = HttpResponseParser(self)
@@ -113,7 +108,8 @@ class ResponseReader:
         self.keep_alive = parser.should_keep_alive()
         if status == 101:
             self.switched = True
-            self.fields = [*self.fields, *((name, special[name]) for name in (b"upgrade",) if name in special)]
+            if b"upgrade" in special:
+                self.fields = [*self.fields, (b"upgrade", special[b"upgrade"])]
         elif status > 599:
             raise Refusal(502, "status out of range")
         if special.get(b"connection", b"close").lower() not in ORDINARY:

@@ -1,0 +1,14 @@
+cimport cython
+
+
+@cython.final
+cdef class Request:
+    cdef public bytes method, target, upgrade
+    cdef public list fields, parts
+    cdef public dict special
+    cdef public object length, trailers
+    cdef public bint keep_alive, old, chunked, complete
+    cdef public Py_ssize_t received
+
+
+cpdef bytes status_line(int status)
