@@ -193,8 +193,8 @@ def test_bytes_that_are_no_document(data: bytes) -> None:
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 KEYS = st.sampled_from([
-    "epoch", "sequence", "apis", "backends", "policies", "name", "urls", "regions", "probe", "path", "method", "version", "versioning", "by",
-    "hosts", "operations", "inbound", "outbound", "policy", "when", "value", "backend", "interval",
+    "epoch", "sequence", "apis", "backends", "policies", "name", "urls", "regions", "probe", "path", "method", "version", "versioning",
+    "by", "interval", "hosts", "operations", "inbound", "outbound", "policy", "when", "value", "backend",
 ])  # fmt: skip
 ANYTHING = st.recursive(
     SCALARS | st.sampled_from(["orders", "set-header", "GET", "/a/{b}", "http://a", "header"]),

@@ -14,6 +14,6 @@ from __future__ import annotations
 from lbcore.http.gateway.configuration import Configuration
 from lbcore.http.gateway.gateway import Gateway
 from lbcore.http.gateway.revision import Revision, StaleRevisionError
-from lbcore.http.gateway.units import Load, Units
+from lbcore.http.gateway.units import Load, SharedUnits, Units
 
-__all__ = ["Configuration", "Gateway", "Load", "Revision", "StaleRevisionError", "Units"]
+__all__ = ["Configuration", "Gateway", "Load", "Revision", "SharedUnits", "StaleRevisionError", "Units"]

@@ -33,7 +33,7 @@ MOST_BYTES = 4 << 20
 MOST_OPERATIONS = 100_000
 _DEEPEST = 32
 _MOST_VIOLATIONS = 1000
-_FIND_BACKENDS = frozenset(("mock-response", "set-backend"))  # policies that make up for an API without a backend
+_FIND_BACKENDS = frozenset(("mock-response", "return-response", "set-backend"))  # policies that make up for an API without a backend
 _WHOLE = "the document"
 S = TypeVar("S", bound=Section)
 
@@ -231,7 +231,7 @@ class _Reader:
                 near = next(iter(nearest(api.backend, known)), None)
                 self._wrong(f"{where}.backend", api.backend, "the name of one of the backends", near)
             if not api.backend and not _kinds(everywhere, own) & _FIND_BACKENDS and not self._spoilt(f"{where}.policies", "policies"):
-                self._wrong(f"{where}.backend", None, "the name of a backend, or a policy set-backend or mock-response")
+                self._wrong(f"{where}.backend", None, "the name of a backend, or a policy set-backend, mock-response or return-response")
             self._check_versioning(where, api)
             self._once(((f"{where}.operations[{n}].name", operation.name) for n, operation in enumerate(api.operations)), "a name")
             self._once(_shapes(where, api.operations), "a method and path (whatever its parameters are called)")

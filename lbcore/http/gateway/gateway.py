@@ -19,6 +19,7 @@ from typing import Any, Self, cast
 
 from lbcore.balancer import TICK_INTERVAL
 from lbcore.errors import ConfigError
+from lbcore.http._limits import Limits as CallLimits
 from lbcore.http.budget import RetryBudget
 from lbcore.http.exchange import FAILURES, SMALL
 from lbcore.http.forward import Call, Field, Forwarder, Limits, Response, Target, Timeouts
@@ -29,7 +30,7 @@ from lbcore.http.gateway.revision import Entrance, Revision, StaleRevisionError,
 from lbcore.http.gateway.router import Match, Miss, Route
 from lbcore.http.gateway.units import Units
 from lbcore.http.heads import Trusted
-from lbcore.http.policies import Context, Deployment, Failure, Site
+from lbcore.http.policies import Context, Deployment, Failure, KeySets, Site
 from lbcore.http.response import ResponseReader
 from lbcore.region import canonical
 from lbcore.sense.monitor import STATUS_PATH
@@ -52,18 +53,18 @@ class Visit(Context):
     tried: names of ways; gen: of the backend's URL when the attempt began
     """
 
-    __slots__ = ("entrance", "gen", "held", "origin", "route", "target", "timer", "tried", "way")
+    # Defaults of the class cost nothing.
+    entrance: Entrance | None = None
+    route: Route[Entrance] | None = None
+    origin: Backend | None = None
+    way: Way | None = None
+    gen: int | None = None
+    tried: tuple[str, ...] = ()
+    timer: asyncio.TimerHandle | None = None
 
     def __init__(self, call: Call, deployment: Deployment, held: Revision) -> None:
         super().__init__(call, deployment, revision=held.name)
         self.held, self.target = held, call.request.target
-        self.entrance: Entrance | None = None
-        self.route: Route[Entrance] | None = None
-        self.origin: Backend | None = None
-        self.way: Way | None = None
-        self.gen: int | None = None
-        self.tried: tuple[str, ...] = ()
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Gateway:
@@ -73,7 +74,7 @@ class Gateway:
     units: how much it takes, None = one unit; keep: folder for the last configurations applied, None = nothing is kept
     regions: the service's; a configuration that names another one is refused. None = any
     retries: further attempts of a call that has no retry policy, >= 0, within `budget`
-    limits: counters of rate limits, kept over revisions; keys: JSON Web Key Sets, likewise; log: takes records of the policy log
+    limits: counters of rate limits, None = this process's own; keys: JSON Web Key Sets; log: takes records of the policy log
     trusted: networks of proxies in front that are believed about their clients
     explain_to: networks of clients that are told api, operation, backend and URL when they send `X-Lbcore-Explain`
     tls: context for backends with https URLs, None = verified by the system's authorities; connections: options as Upstream
@@ -91,7 +92,7 @@ class Gateway:
     def __init__(
         self, region: str, *, service: str = "lbcore", gateway: str = "", units: Units | None = None,
         keep: str | os.PathLike[str] | None = None, regions: Sequence[str] = (), retries: int = 1, budget: RetryBudget | None = None,
-        limits: Any = None, keys: Any = None, log: Callable[[Mapping[str, object]], None] | None = None,
+        limits: CallLimits | None = None, keys: KeySets | None = None, log: Callable[[Mapping[str, object]], None] | None = None,
         trusted: Sequence[str] = (), explain_to: Sequence[str] = (), tls: ssl.SSLContext | None = None,
         connections: Mapping[str, Any] | None = None, max_size: Limits | None = None, timeouts: Timeouts | None = None,
         name: str | None = None, clock: Callable[[], float] = time.monotonic,
@@ -101,8 +102,11 @@ class Gateway:
         self.region = canonical(region)
         self.units = units or Units(clock=clock)
         self._deployment = Deployment(self.region, gateway or self.region, service)
-        options = {"limits": limits, "keys": keys, "clock": clock} | ({"log": log} if log else {})
-        self._site = Site(self.region, self._deployment.gateway, service, **options)
+        self._keys = keys or KeySets()
+        told: dict[str, Any] = {"log": log} if log else {}
+        self._site = Site(
+            self.region, self._deployment.gateway, service, limits=limits or CallLimits(), keys=self._keys, clock=clock, **told
+        )
         self._backends = Backends(self.region, clock, tls, connections)
         self._kept, self._regions = Kept(keep) if keep is not None else None, tuple(regions)
         self._retries, self._budget, self._undeposited = retries, budget or RetryBudget(clock), 0
@@ -177,6 +181,7 @@ class Gateway:
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.close(grace)
+            await self._keys.close()
             self._backends.detach()
             self._counters += engine.counters
 
@@ -410,7 +415,7 @@ class Gateway:
             return self._failed(visit, _refusal(b"no backend", b"1"), "no-backend")
         visit.origin = origin
         request = visit.request
-        if request.target is visit.target:
+        if not visit.rewritten and (request.target is visit.target or _same_path(request.target, visit.target)):
             request.target = cast(Route[Entrance], visit.route).below(request.target)
         if visit.timeout is not None and visit.timeout.total is not None:
             visit.timer = self.engine.loop.call_later(visit.timeout.total, visit.call.expire)
@@ -430,7 +435,7 @@ class Gateway:
         self._report(visit, cause)
         rule = visit.retry
         most = self._retries if rule is None else rule.count if cause in rule.causes else 0
-        if not call.repeatable or call.attempts > most:
+        if not call.repeatable or len(visit.tried) >= most:
             return None
         if rule is None and cast(Backend, visit.origin).only is not None and call.started:
             return None  # the same again would only add to its trouble
@@ -456,7 +461,7 @@ class Gateway:
         else:
             self._succeeded(visit, call)
         rule = visit.retry
-        if rule is not None and head.status in rule.statuses and call.attempts <= rule.count and call.repeatable:
+        if rule is not None and head.status in rule.statuses and len(visit.tried) < rule.count and call.repeatable:
             following = self._again(visit)
             if following is not None:
                 return following
@@ -464,10 +469,10 @@ class Gateway:
             if len(field[0]) in (15, 17) and field[0].lower().startswith(_OURS):
                 head.fields = [field for field in head.fields if not field[0].lower().startswith(_OURS)]  # another gateway's, behind this
                 break
-        cast(Entrance, visit.entrance).pipeline.outbound(visit, head)
+        instead = cast(Entrance, visit.entrance).pipeline.outbound(visit, head)
         if self._explain_to is not None and call.request.field(b"x-lbcore-explain") is not None and call.client in self._explain_to:
             call.extra += self._explanation(visit)
-        return None
+        return instead
 
     def _succeeded(self, visit: Visit, call: Call) -> None:
         way, lb = cast(Way, visit.way), cast(Backend, visit.origin).lb
@@ -530,6 +535,10 @@ class Gateway:
         if self._undeposited:
             self._budget.deposit(self._undeposited)
             self._undeposited = 0
+
+
+def _same_path(one: bytes, other: bytes) -> bool:
+    return one.partition(b"?")[0] == other.partition(b"?")[0]
 
 
 def _refusal(why: bytes, seconds: bytes, *fields: Field) -> Response:

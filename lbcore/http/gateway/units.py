@@ -13,11 +13,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Load", "Units"]
+from lbcore.http._limits import MOST_CALLS, Limits, Slots
+
+__all__ = ["Load", "SharedUnits", "Units"]
 
 _BURST = 0.25  # seconds of the rate that may come at one instant
 _WINDOW = 60.0  # seconds that the gauge looks back
+_LOOK = 0.01  # seconds between looks at what other processes gave back
+_RATE = b"units of this gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +76,14 @@ class Units:
 
     def enter(self, now: float) -> bool:
         """Begin a call, if there is room for it and nobody waits; `leave` ends it. now: monotonic seconds."""
-        if self.under_way >= self.concurrency or self._waiting:
-            return False
-        return self._take(now)
+        return not self._waiting and self._take(now)
 
     def _take(self, now: float) -> bool:
         """Source: GCRA, ITU-T I.371: one number instead of a bucket and the time it was last filled."""
         free_at = self._free_at
         if free_at < now:
             free_at = now
-        elif free_at - now > _BURST:
+        if self.under_way >= self.concurrency or free_at - now > _BURST:
             return False
         self._free_at = free_at + self._interval
         self.under_way += 1
@@ -95,7 +98,7 @@ class Units:
 
     def wait(self, now: float) -> asyncio.Future[bool] | float:
         """Wait for what `enter` refused: a Future of whether the call has entered, or the seconds after which to try again."""
-        expected = max(0.0, self._free_at - _BURST - now) + len(self._waiting) * self._interval
+        expected = max(0.0, self._free_at - _BURST - now) + len(self._waiting) * self._interval  # as far as the rate tells
         if len(self._waiting) >= self.queue or expected > self._patience:
             self.refused += 1
             return max(1.0, math.ceil(expected))
@@ -110,16 +113,19 @@ class Units:
         while waiting:
             future, deadline = waiting[0]
             if not future.done():
-                if self.under_way < self.concurrency and self._take(now):
+                if self._take(now):
                     future.set_result(True)
                 elif deadline <= now:
                     self.refused += 1
                     future.set_result(False)
                 else:
-                    full = self.under_way >= self.concurrency
-                    self._look_again(deadline if full else min(deadline, self._free_at - _BURST + self._interval), now)
+                    self._look_again(min(deadline, self._next_chance(now)), now)
                     return
             waiting.popleft()
+
+    def _next_chance(self, now: float) -> float:
+        """Give when there may be room although no call of this process ends."""
+        return math.inf if self.under_way >= self.concurrency else self._free_at - _BURST + self._interval
 
     def _look_again(self, at: float, now: float) -> None:
         """Look at the queue when the rate allows one more, or when its first gives up: no call's end may tell."""
@@ -139,12 +145,15 @@ class Units:
         """Look at how full it is. Every 100 ms."""
         if self._looked_at is not None and now > self._looked_at:
             passed = now - self._looked_at
-            share = max(self.under_way / self.concurrency, self._entered / passed / self.rate)
+            share = max(self._in_flight() / self.concurrency, self._entered / passed / self.rate)
             full = self.refused > self._refused_before or bool(self._waiting)
             self._samples.append((now, passed, 100.0 if full else min(100.0, 100.0 * share)))
         while self._samples and self._samples[0][0] <= now - _WINDOW:
             self._samples.popleft()
         self._looked_at, self._entered, self._refused_before = now, 0, self.refused
+
+    def _in_flight(self) -> int:
+        return self.under_way
 
     @property
     def load(self) -> Load:
@@ -164,3 +173,41 @@ class Units:
         if average >= 70.0:
             return 2
         return int(average >= (40.0 if self.count == 1 else 60.0))
+
+
+class SharedUnits(Units):
+    """Units that worker processes share: together they take what `count` units take.
+
+    slots: calls in flight of all workers; worker: this one's number; limits: the counters that hold the rate, shared as well
+    Others as Units. A call that waits looks every 10 ms whether another worker's call has ended.
+    """
+
+    def __init__(self, count: int = 1, *, slots: Slots, worker: int, limits: Limits, **options: Any) -> None:
+        self._slots, self._worker, self._limits = slots, worker, limits
+        super().__init__(count, **options)
+
+    def resize(self, count: int) -> None:
+        """Set the number of units, in this worker: every worker needs to be told."""
+        super().resize(count)
+        self._period = max(_BURST, self._interval)
+        self._calls = min(MOST_CALLS, max(1, round(self.rate * self._period)))
+
+    def _take(self, now: float) -> bool:
+        fits = self._slots.begin(self._worker) <= self.concurrency
+        if not fits or self._limits.allow(_RATE, self._calls, self._period, now) > 0.0:
+            self._slots.end(self._worker)
+            return False
+        self.under_way += 1
+        self._entered += 1
+        return True
+
+    def leave(self) -> None:
+        """End a call."""
+        self._slots.end(self._worker)
+        super().leave()
+
+    def _next_chance(self, now: float) -> float:
+        return now + _LOOK
+
+    def _in_flight(self) -> int:
+        return self._slots.in_flight()

@@ -83,6 +83,7 @@ class Context:
     backend: name, may be changed; timeout, retry: None = the gateway's own
     response: in `outbound` and `on_error`, its fields may be changed; error: in `on_error`
     claims: of a token that was found valid
+    rewritten: the path of the request's target is the backend's own now, of which the API's path must not be cut off
     replaced: lower-case names of response fields that are this gateway's word: the backend's are left out
     """
 
@@ -93,6 +94,7 @@ class Context:
     error: Failure | None = None
     claims: Mapping[str, Any] = MappingProxyType({})
     replaced: frozenset[bytes] = frozenset()
+    rewritten = False
     _variables: dict[str, str] | None = None
 
     def __init__(

@@ -64,6 +64,7 @@ class RewritePath(Policy):
                 return context.deny("rewrite-path", 400)
             _, mark, query = context.request.target.partition(b"?") if keep else (b"", b"", b"")
             context.request.target = text.encode("ascii") + mark + query
+            context.rewritten = True
             return None
 
         return rewrite
