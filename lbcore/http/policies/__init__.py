@@ -13,11 +13,13 @@ Nothing is synchronised between regions: counters, key sets and caches are each 
 
 from __future__ import annotations
 
+from lbcore.http.message import Response
 from lbcore.http.policies.context import Context, Deployment, Failure, Reply, Retry, Timeout
 from lbcore.http.policies.key_sets import KeySets
 from lbcore.http.policies.kinds import registry
 from lbcore.http.policies.pipeline import Pipeline, build
 from lbcore.http.policies.policy import SECTIONS, Policy, Site, Step
+from lbcore.http.policies.rate_limit import share_of
 from lbcore.http.policies.reading import Policies, read_policies
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Policies",
     "Policy",
     "Reply",
+    "Response",
     "Retry",
     "Site",
     "Step",
@@ -37,4 +40,5 @@ __all__ = [
     "build",
     "read_policies",
     "registry",
+    "share_of",
 ]
