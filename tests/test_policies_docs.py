@@ -184,6 +184,12 @@ def test_the_table_of_conditions_names_every_word() -> None:
     assert {*CAUSES, "policy", "exception"} <= words
 
 
+def test_the_first_example_is_read_whole() -> None:
+    document = tomllib.loads(block(PAGE.split("## The policies")[0], "toml"))
+    for policies in (document["policies"], document["apis"][0]["policies"]):
+        assert build([(read_policies(policies)[0], Site(limits=Limits(64)))])[1] == read_policies(policies)[1] == []
+
+
 # ===== one's own
 
 

@@ -167,6 +167,21 @@ async def test_without_a_token_nobody_comes_in(shown: str | None, told: str) -> 
     assert told in (value(response.fields, "www-authenticate") or "")
 
 
+async def test_a_token_that_was_let_in_ends_with_its_time_and_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [NOW]
+    at = door()
+    at.made = pipeline(Site(keys=KeySets(fetch=at.issuer.fetch, clock=at.clock), wall=lambda: now[0]), inbound=[policy()])
+    shown, lasting = token(), token(exp=NOW + 1e6)
+    assert [await at.status(each) for each in (shown, shown, lasting)] == [0, 0, 0]
+    now[0] += 60
+    assert [await at.status(each) for each in (shown, lasting)] == [401, 0]
+    at.issuer.keys = [jwk(STRANGER, "s")]
+    at.clock.now += 4000
+    assert await at.status(lasting) == 0  # it is fetched behind this call's back
+    await settle(at, 2)
+    assert await at.status(lasting) == 401
+
+
 async def test_leeway_is_for_clocks() -> None:
     at = door(leeway=10)
     assert [await at.status(token(exp=NOW - late)) for late in (9, 10)] == [0, 401]

@@ -17,6 +17,7 @@ __all__ = ["RewritePath"]
 # RFC 3986 §3.3: what stands in a path's segment as it is; "%" only as part of an escape
 _SEGMENT = "-._~!$&'()*+,;=:@"
 _TEMPLATE = re.compile(rf"/(?:[A-Za-z0-9/{re.escape(_SEGMENT)}]|%[0-9A-Fa-f]{{2}}|\{{[A-Za-z_][A-Za-z0-9_-]*\}})*")
+_PLAIN = re.compile(rf"[A-Za-z0-9{re.escape(_SEGMENT)}]*").fullmatch
 _PARAMETER = re.compile(r"\{([^}]*)\}")
 _FORM = 'a path such as "/v2/orders/{id}", percent-encoded'
 _LONGEST = 8192
@@ -58,7 +59,7 @@ class RewritePath(Policy):
                 value = context.parameters.get(name, "")
                 if not value:
                     return context.deny("rewrite-path", 400)
-                path += (quote(value, safe=_SEGMENT, errors="surrogateescape"), rest)
+                path += (value if _PLAIN(value) else quote(value, safe=_SEGMENT, errors="surrogateescape"), rest)
             text = "".join(path)
             if len(text) > _LONGEST or names and _climbs(text):
                 return context.deny("rewrite-path", 400)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
@@ -17,13 +18,14 @@ from lbcore.http.policies.conditions import condition
 from lbcore.http.policies.context import Context
 from lbcore.http.policies.fields import FieldName
 from lbcore.http.policies.headers import without
-from lbcore.http.policies.key_sets import KeySet
+from lbcore.http.policies.key_sets import KeySet, PublicKey
 from lbcore.http.policies.policy import Policy, Site, Step
 from lbcore.http.policies.values import request_value
 
 __all__ = ["ValidateJwt"]
 
 _LONGEST = 16384
+_MOST_KNOWN = 2000
 _LEAST_SECRET = 32  # bytes, RFC 7518 §3.2
 _NAMES = 'a list of "RS256", "ES256", "PS256", "EdDSA", "HS256" and their like; never "none"'
 
@@ -109,14 +111,21 @@ class _Check:
         self._policy, self._wall, self._keys, self._secret = policy, wall, keys, secret
         self._header = policy.header.lower().encode()
         self._allows = condition(policy.require, "inbound") if policy.require is not None else None
+        self._known: dict[str, Mapping[str, Any]] = {}  # tokens that were found signed, by the keys there were then
+        self._known_by: Sequence[PublicKey] = ()
 
     def __call__(self, context: Context) -> Response | Awaitable[Response | None] | None:
         try:
             token = self._token(context)
+            if self._keys is not None:
+                self._keys.keep_fresh()
+                if self._keys.keys is not self._known_by:
+                    self._known, self._known_by = {}, self._keys.keys
+            if (claims := self._known.get(token)) is not None:
+                return self._enter(context, claims)
             identifier, algorithm = self._named(token)
             if self._keys is None:
                 return self._accept(context, token, self._secret, algorithm)
-            self._keys.keep_fresh()
             key = self._keys.find(identifier, algorithm)
             if key is None:
                 return self._fetch(context, token, identifier, algorithm)
@@ -156,7 +165,14 @@ class _Check:
         return identifier, algorithm
 
     def _accept(self, context: Context, token: str, key: Any, algorithm: str) -> Response | None:
-        claims = self._verified(token, key, algorithm)
+        claims = MappingProxyType(self._verified(token, key, algorithm))
+        response = self._enter(context, claims)
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[token] = claims
+        return response
+
+    def _enter(self, context: Context, claims: Mapping[str, Any]) -> Response | None:
         self._check_times(claims)
         context.claims = claims
         if self._allows is not None and not self._allows(context):
@@ -166,7 +182,7 @@ class _Check:
             context.request.fields = without(context.request.fields, self._header)
         return None
 
-    def _verified(self, token: str, key: Any, algorithm: str) -> Mapping[str, Any]:
+    def _verified(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:
         policy = self._policy
         options: Any = {"require": ["iss", "aud", "exp", *policy.required], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
         try:

@@ -27,8 +27,9 @@ def path(context: Context) -> str:
 
 def field_value(fields: Sequence[Field], name: bytes) -> str:
     """Give the values of a field, joined by ", " (RFC 9110 §5.3). name: lower case."""
-    found = [value for key, value in fields if key.lower() == name]
-    return b", ".join(found).decode("latin-1")
+    size = len(name)
+    found = [value for key, value in fields if len(key) == size and key.lower() == name]
+    return b", ".join(found).decode("latin-1") if found else ""
 
 
 def request_value(request: Request, name: bytes) -> str:
