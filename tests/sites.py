@@ -14,6 +14,7 @@ from aiohttp import WSMsgType, web
 
 import lbcore
 from lbcore.http.front import FrontDoor
+from lbcore.http.gateway import Gateway, Units
 
 TEXT = ("All the world's a stage, and all the men and women merely players. " * 100).encode()
 
@@ -168,13 +169,28 @@ async def site() -> AsyncIterator[tuple[Site, str]]:
         await runner.cleanup()
 
 
-WAYS = ("front",)
+def _configuration(url: str) -> dict[str, Any]:
+    outbound = [{"policy": "set-header", "name": "X-Passed", "value": "the gateway"}]
+    return {
+        "epoch": 1, "sequence": 1, "backends": [{"name": "site", "urls": [url]}],
+        "apis": [{"name": "site", "path": "/", "backend": "site", "policies": {"outbound": outbound}}],
+    }  # fmt: skip
+
+
+WAYS = ("front", "gateway")
 
 
 @asynccontextmanager
 async def way_to(url: str, way: str, **listen: Any) -> AsyncIterator[str]:
-    """Open a way to a URL and give where it begins, as host:port. listen: options of the front door's listening."""
+    """Open a way to a URL and give where it begins, as host:port. listen: options of the front door's listening.
+
+    way: "front" = through a front door, "gateway" = through a front door and a gateway with policies
+    """
     async with AsyncExitStack() as stack:
+        if way == "gateway":
+            gateway = await stack.enter_async_context(Gateway("westeurope", units=Units(16), trusted=["127.0.0.1"]))
+            gateway.apply(_configuration(url))
+            url = "http://{}:{}".format(*await gateway.listen("127.0.0.1", 0))
         lb = lbcore.Balancer([lbcore.Region("westeurope", gateway=url)])
         door = await stack.enter_async_context(FrontDoor(lb))
         host, port = await door.listen("127.0.0.1", 0, **listen)

@@ -3,6 +3,7 @@
     client's address -> lb.pick -> forward -> time to the head -> lb.observe, lb.report
                                       \\-- refused, reset, timeout, tls -> lb.report -> next in rank, within the retry budget
     waits too long for an answer -> lb.waiting, every 100 ms: evidence before any timeout
+    a group moves because of latency -> one GET in a while goes to where it was, so that it can return
     a region goes down -> its idle connections are closed, calls that still wait there go elsewhere if they may be repeated
 """
 
@@ -22,6 +23,7 @@ from lbcore.errors import NoRegionError, UnknownRegionError
 from lbcore.http.affinity import Affinity
 from lbcore.http.budget import RetryBudget
 from lbcore.http.exchange import FAILURES, SMALL
+from lbcore.http.explore import Explorer
 from lbcore.http.forward import Call, Forwarder, Limits, Response, Target, Timeouts
 from lbcore.http.heads import Trusted
 from lbcore.http.response import ResponseReader
@@ -55,6 +57,7 @@ class FrontDoor:
         which the timeouts bound
     tls: context for gateways with https URLs, None = verified by the system's authorities; limits, timeouts, name: as Forwarder
 
+    A group that moved because of latency sends one GET in a while to where it was (after 5 s, then ever more rarely), so as to return.
     Retried is what failed before any of its response was passed on, if nothing of it was sent or it is idempotent and its body was
     kept (`limits.replay`). Only what was sent before costs budget: the rest is moved, not multiplied. 502, 503 and 504 count as
     failures of the region but are the client's answer.
@@ -76,6 +79,7 @@ class FrontDoor:
         self._options: dict[str, Any] = {"trusted": trusted, "limits": limits, "timeouts": timeouts, "name": name, "clock": lb.clock}
         self._engine: Forwarder | None = None
         self._routes: Routes
+        self._explorer: Explorer
         self._undeposited = 0
         self._waited: dict[tuple[str, int], Client] = {}
         self._counters: Counter[str] = Counter()
@@ -92,13 +96,14 @@ class FrontDoor:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Give what was counted: requests, refused, retries, failed_<cause>, budget_exhausted, moved..."""
+        """Give what was counted: requests, refused, retries, failed_<cause>, budget_exhausted, moved, explored..."""
         return dict(self._counters + (self._engine.counters if self._engine else Counter()))
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._engine = Forwarder(self, **self._options)
         self._routes = Routes(self._lb, self._engine, self._keep_host, self._tls)
+        self._explorer = Explorer(self._lb)
         self._unfollow = self._lb.on_change(lambda change: loop.is_closed() or loop.call_soon_threadsafe(self._changed, change))
         self._engine.keep(loop.create_task(self._repeating(self.tick, TICK_INTERVAL)))
         if self._lb.shared:
@@ -136,6 +141,8 @@ class FrontDoor:
         self._undeposited += 1
         try:
             region = self._lb.pick(call.client or None)
+            if self._explorer.away and call.sent_all and call.request.method == b"GET":
+                region = self._explored(call) or region
             if self._affinity is not None:
                 region = self._kept(call) or region
             route = self._routes.known.get(region.name)
@@ -148,6 +155,11 @@ class FrontDoor:
             return Response(503, fields=[(b"Retry-After", b"0")])
         return route.target
 
+    def _explored(self, call: Call) -> Region | None:
+        region = self._explorer.take(call.client or None)
+        self._counters["explored"] += region is not None
+        return region
+
     def _kept(self, call: Call) -> Region | None:
         assert self._affinity is not None
         region = self._affinity.region_of(call.request, self._lb.regions)
@@ -158,12 +170,12 @@ class FrontDoor:
         self._failed(call, cause)
         if not call.repeatable or call.attempts > self._retries:
             return None
-        return self._elsewhere(call)
+        return self._elsewhere(call, True)
 
-    def _elsewhere(self, call: Call) -> Target | None:
+    def _elsewhere(self, call: Call, failed: bool = False) -> Target | None:
         before, _, tried = cast(_Way, call.state)
         tried = (*tried, before.target.name)
-        route = self._routes.next(call.client or None, tried)
+        route = self._routes.next(call.client or None, tried, failed)
         if route is None:
             return None
         self._deposit()
@@ -188,6 +200,8 @@ class FrontDoor:
                 if took >= 0 and call.request.received <= SMALL:
                     self._lb.observe(name, took * 1000.0, client)
                     route.usual += (took - route.usual) * 0.05
+                    if self._explorer.away:
+                        self._explorer.learned(route.region, took * 1000.0, client)
                 self._lb.report(name, True, client, gen=gen)
             except UnknownRegionError:
                 pass  # removed while the call was under way
@@ -263,6 +277,7 @@ class FrontDoor:
         self._deposit()
         self._tell_waiting()
         self._lb.tick()
+        self._explorer.tick()
         self._routes.tidy()
 
     def _deposit(self) -> None:

@@ -87,12 +87,12 @@ class Routes:
                 return route
         raise NoRegionError("no region that can be picked has a gateway URL")
 
-    def next(self, client: Client, tried: Sequence[str]) -> Route | None:
-        """Give the next in rank that was not tried; one that is down only when all are."""
-        for region in self._lb.rank(client):
-            if region.name not in tried and region.gateway and (self.usable(region) or self._lb.fail_open):
-                return self.of(region)
-        return None
+    def next(self, client: Client, tried: Sequence[str], failed: bool = False) -> Route | None:
+        """Give the next in rank that was not tried. failed: the call has failed, so that one that is out is better than none."""
+        left = [region for region in self._lb.rank(client) if region.name not in tried and region.gateway]
+        usable = left if self._lb.fail_open else [region for region in left if self.usable(region)]
+        best = next(iter(usable or (left if failed else ())), None)
+        return None if best is None else self.of(best)
 
     def usable(self, region: Region) -> bool:
         """Say whether a region may be sent calls."""
