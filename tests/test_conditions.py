@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policing import context, head
 
-from lbcore.http.policies.conditions import FUNCTIONS, MAPS, NAMES, ConditionError, condition, expression
+from lbcore.http.policies.conditions import ConditionError, condition, expression
 from lbcore.http.policies.context import Context, Failure
+from lbcore.http.policies.words import FUNCTIONS, MAPS, NAMES
 
 CLAIMS = {
     "sub": "ann", "roles": ["admin", "reader"], "age": 30, "staff": True, "scope": "read write", "deep": {"a": [1]}, "https://x/y": 1.5,

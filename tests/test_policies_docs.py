@@ -29,7 +29,7 @@ from lbcore.http.policies import (
     read_policies,
     registry,
 )
-from lbcore.http.policies.conditions import FUNCTIONS, MAPS, NAMES
+from lbcore.http.policies.words import FUNCTIONS, MAPS, NAMES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "policies.md").read_text()
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -2,7 +2,7 @@
 
     policy      Policy, the base of all; Site, where one works; Step, what it becomes for each call
     context     Context, what a step sees of a call and may change
-    conditions  `when`: a small expression over a call
+    conditions  `when`: a small expression over a call, of words and parts
     kinds       which policies there are: the stock ones and the entry-point group `lbcore.policies`
     reading     a document's table -> Policies, every violation at once
     pipeline    Policies of the scopes -> Pipeline, the steps of one API in their order
