@@ -50,7 +50,7 @@ CORE = {path.stem for pattern in ("_*.pyx", "_*.pxd") for path in PACKAGE.glob(p
 
 # A unit may import those above it; units of one line do not know each other.
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "linelog"},
+    {"errors", "linelog", "listener"},
     {"region", *CORE},
     {"detect", "sense", "sense.geo", "steer", "data", "state"},
     {"config"},  # names the rules of those above, so that none stands twice

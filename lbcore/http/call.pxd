@@ -15,6 +15,7 @@ cdef class Call:
     cdef public str client
     cdef public double begun_at, wanted_at, sent_at, head_at
     cdef public int attempts, status
+    cdef public long long size
     cdef public bytes extra, request_id
     cdef public bint started, sent_all, finished, aborted, cut, chunk_response
     cdef bint _stale_retry, _replayable

@@ -33,6 +33,7 @@ class Call:
     client: its address, after the trust list; target: where it goes or went last, None before; attempts: how many were begun
     begun_at, wanted_at, sent_at, head_at: seconds on the engine's clock, of the request's head, of beginning to wait for a connection,
     of the last byte sent in this attempt, of the response's head; 0.0 = not yet
+    size: bytes of the response's body, once the call has ended
     status: of the response, 0 = none yet; cause: why it failed, None = it did not; cut: the failure came in the middle of the response
     state: the handler's own; extra: lines that the handler adds to the response's head
     """
@@ -43,7 +44,7 @@ class Call:
         self.wanted_at = self.sent_at = self.head_at = 0.0
         self.target: Target | None = None
         self.connection: Outbound | None = None
-        self.attempts = self.status = 0
+        self.attempts = self.status = self.size = 0
         self.cause: str | None = None
         self.state: Any = None
         self.extra = self.request_id = b""
@@ -160,6 +161,7 @@ class Call:
         if connection is not None:
             connection.drop()
         if self.status:
+            self.size = connection.reader.received if connection is not None else 0
             self._cut_off(cause)
             return
         following = self._next(cause, stale=connection is not None and not connection.fresh and cause == "reset")
@@ -227,6 +229,7 @@ class Call:
         self.aborted = True
         connection, self.connection = self.connection, None
         if connection is not None:
+            self.size = connection.reader.received
             connection.drop()
         self._done()
 
@@ -320,6 +323,7 @@ class Call:
         """Part from the connection. complete: the response is; if the request is, too, another call may use it."""
         connection, self.connection = self.connection, None
         if connection is not None:
+            self.size = connection.reader.received
             if complete and self.request.complete:
                 connection.release()
             else:
@@ -333,7 +337,7 @@ class Call:
 
     def reply(self, response: Response) -> None:
         """Answer from here."""
-        self.status = response.status
+        self.status, self.size = response.status, len(response.body)
         self.inbound.write(self.inbound.engine.heads.own(self, response))
         inbound = self.inbound
         self._done()
