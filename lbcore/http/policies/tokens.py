@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-import jwt
 from pydantic import AfterValidator, Field, model_validator
 
 from lbcore.http.message import Response
@@ -21,6 +20,11 @@ from lbcore.http.policies.headers import without
 from lbcore.http.policies.key_sets import KeySet, PublicKey
 from lbcore.http.policies.policy import Policy, Site, Step
 from lbcore.http.policies.values import request_value
+
+try:
+    import jwt
+except ImportError as error:
+    raise ImportError("validate-jwt needs PyJWT, which is not installed: pip install 'lbcore[http]'", name="jwt") from error
 
 __all__ = ["ValidateJwt"]
 
