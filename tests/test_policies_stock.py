@@ -85,7 +85,7 @@ def test_rewrite_path(path: str, query: str, target: bytes) -> None:
     assert call.request.target == target
 
 
-@pytest.mark.parametrize("identifier", ["", "..", ".", "%2e%2e", None])
+@pytest.mark.parametrize("identifier", ["", "..", ".", "..;x", "%2e%2e", None])
 def test_parameters_that_would_climb_or_are_missing_are_refused(identifier: str | None) -> None:
     made = pipeline(inbound=[{"policy": "rewrite-path", "path": "/v2/{id}/x"}])
     response = run(made, context(parameters={} if identifier is None else {"id": identifier}))
@@ -114,7 +114,7 @@ def test_whatever_a_parameter_says_it_stays_one_segment(one: str, other: str) ->
         assert [unquote_to_bytes(part).decode(errors="surrogateescape") for part in path.split(b"/")] == ["", "a", f"{one}-{other}", one]
     else:
         assert response.status == 400
-        assert one in (".", "..")
+        assert one.partition(";")[0] in (".", "..")
 
 
 # ===== set-backend, timeout, retry

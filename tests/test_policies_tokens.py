@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+import trustme
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -383,3 +385,23 @@ async def test_keys_are_fetched_over_http_within_bounds() -> None:
                 await module.fetch(url + path)
     with pytest.raises(httpx.HTTPError):
         await module.fetch(url + "/keys")
+
+
+@pytest.mark.slow
+async def test_keys_are_fetched_from_whom_the_authorities_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    own, known = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(own)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=own) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/keys"
+        with pytest.raises(httpx.ConnectError):
+            await module.fetch(url)
+        authority.configure_trust(known)
+        monkeypatch.setattr(module, "_authorities", lambda: known)
+        assert await module.fetch(url) == b"{}"

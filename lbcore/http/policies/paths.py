@@ -30,8 +30,9 @@ def _template(text: str) -> str:
 
 
 def _climbs(path: str) -> bool:
-    """Say whether a path has a segment that servers take for "here" or "up", escaped or not."""
-    return "." in path and any(segment in (".", "..") for segment in path.replace("%2e", ".").replace("%2E", ".").split("/"))
+    """Say whether a path has a segment that servers take for "here" or "up": escaped or not, also before a `;` (Tomcat's parameters)."""
+    plain = path.replace("%2e", ".").replace("%2E", ".")
+    return "." in plain and any(segment.partition(";")[0] in (".", "..") for segment in plain.split("/"))
 
 
 class RewritePath(Policy):
