@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CORE = ("fast", "table", "prefix", "mmdb", "picker")
+CORE = ("fast", "table", "prefix", "mmdb", "picker", "limits")
 CORE_TESTS = sorted(path.name for name in CORE for path in (ROOT / "tests").glob(f"test_{name}*.py"))
 
 pytestmark = pytest.mark.sanitizer
