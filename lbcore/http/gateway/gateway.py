@@ -55,7 +55,7 @@ class Visit(Context):
 
     # Defaults of the class cost nothing.
     entrance: Entrance | None = None
-    route: Route[Entrance] | None = None
+    route: Route | None = None
     origin: Backend | None = None
     way: Way | None = None
     gen: int | None = None
@@ -358,9 +358,10 @@ class Gateway:
             return answer if isinstance(answer, Response) else self._after_backend(visit, answer)
         return answer if isinstance(answer, Response) else self._after_inbound(visit, answer)
 
-    def _reach(self, visit: Visit, match: Match[Entrance]) -> Entrance:
+    def _reach(self, visit: Visit, match: Match) -> Entrance:
         route, visit.parameters = match
-        visit.entrance = entrance = route.api
+        entrance: Entrance = route.api
+        visit.entrance = entrance
         visit.api, visit.version, visit.backend, visit.operation = entrance.name, entrance.version, entrance.backend, route.operation
         visit.route = route
         return entrance
@@ -378,7 +379,7 @@ class Gateway:
     async def _after_backend(self, visit: Visit, waiting: Awaitable[Response | None]) -> Target | Response:
         return await waiting or self._leave_for(visit)
 
-    def _missed(self, visit: Visit, miss: Miss[Entrance]) -> Response | Awaitable[Response]:
+    def _missed(self, visit: Visit, miss: Miss) -> Response | Awaitable[Response]:
         """Answer what no operation is for. A CORS preflight request asks about another one, whose inbound policies may answer it."""
         if miss.preflight is not None:
             answer = self._reach(visit, miss.preflight).pipeline.inbound(visit)
@@ -388,10 +389,10 @@ class Gateway:
                 return self._miss_later(visit, miss, answer)
         return self._miss(visit, miss)
 
-    async def _miss_later(self, visit: Visit, miss: Miss[Entrance], waiting: Awaitable[Response | None]) -> Response:
+    async def _miss_later(self, visit: Visit, miss: Miss, waiting: Awaitable[Response | None]) -> Response:
         return await waiting or self._miss(visit, miss)
 
-    def _miss(self, visit: Visit, miss: Miss[Entrance]) -> Response:
+    def _miss(self, visit: Visit, miss: Miss) -> Response:
         self._counters[f"missed_{miss.status}"] += 1
         visit.entrance = miss.api
         if miss.api is not None:
@@ -416,7 +417,7 @@ class Gateway:
         visit.origin = origin
         request = visit.request
         if not visit.rewritten and (request.target is visit.target or _same_path(request.target, visit.target)):
-            request.target = cast(Route[Entrance], visit.route).below(request.target)
+            request.target = cast(Route, visit.route).below(request.target)
         if visit.timeout is not None and visit.timeout.total is not None:
             visit.timer = self.engine.loop.call_later(visit.timeout.total, visit.call.expire)
         self._undeposited += 1

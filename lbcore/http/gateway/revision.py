@@ -59,7 +59,7 @@ class Revision:
             violations += (each for each in found if each not in violations)
         if violations:
             raise ConfigError(violations)
-        self.router: Router[Entrance] = Router(entrances)
+        self.router: Router = Router(entrances)
         self.used = frozenset(api.backend for api in configuration.apis if api.backend)
         self.backends: Mapping[str, Backend] = held.hold(configuration.backends)
 

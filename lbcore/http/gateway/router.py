@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from lbcore.http.message import Request
@@ -30,7 +29,6 @@ _LITERAL = re.compile(r"[^\x00-\x20\x7f/\\{}%?#*]*")
 _PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_-]{0,63}\}")
 _MOST_SEGMENTS = 64
 _MOST_HOSTS = 4096  # spellings of Host that are remembered
-T = TypeVar("T")
 
 
 class Versioned(Protocol):
@@ -85,15 +83,11 @@ class Routed(Protocol):
         """Give its operations; none = every method and path."""
 
 
-@dataclass(slots=True, eq=False)
-class Route(Generic[T]):
+class Route:
     """One operation. api: what the API carries; operation: its name, "" when the API has none; base: path that stands above it."""
 
-    api: T
-    operation: str
-    names: tuple[str, ...]
-    base: bytes
-    depth: int
+    def __init__(self, api: Any, operation: str, names: tuple[str, ...], base: bytes, depth: int) -> None:
+        self.api, self.operation, self.names, self.base, self.depth = api, operation, names, base, depth
 
     def below(self, target: bytes) -> bytes:
         """Give what follows the API's path, and its version's segment, in a target that was found to be this route's."""
@@ -105,35 +99,29 @@ class Route(Generic[T]):
         return rest if rest[:1] == b"/" else b"/" + rest
 
 
-Match = tuple[Route[T], Mapping[str, str]]
+Match: TypeAlias = tuple[Route, Mapping[str, str]]
 
 
-@dataclass(slots=True, eq=False)
-class Miss(Generic[T]):
+class Miss:
     """No operation. status: 400, 404 or 405; why: in a few words; api: where the path led; allow: methods that would do.
 
     preflight: the match of the method that a CORS preflight request asks about
     """
 
-    status: int
-    why: str
-    api: T | None = None
-    allow: Sequence[str] = ()
-    preflight: Match[T] | None = None
+    def __init__(self, status: int, why: str, api: Any = None, allow: Sequence[str] = (), preflight: Match | None = None) -> None:
+        self.status, self.why, self.api, self.allow, self.preflight = status, why, api, allow, preflight
 
 
-class _Node(Generic[T]):
+class _Node:
     """A place in a tree of templates."""
 
-    __slots__ = ("here", "literals", "parameter", "rest")
-
     def __init__(self) -> None:
-        self.literals: dict[bytes, _Node[T]] = {}
-        self.parameter: _Node[T] | None = None
-        self.here: Route[T] | None = None
-        self.rest: Route[T] | None = None
+        self.literals: dict[bytes, _Node] = {}
+        self.parameter: _Node | None = None
+        self.here: Route | None = None
+        self.rest: Route | None = None
 
-    def add(self, segments: Sequence[str], route: Route[T]) -> None:
+    def add(self, segments: Sequence[str], route: Route) -> None:
         """Put a route at a template; the one that was there gives way."""
         node = self
         for segment in segments:
@@ -149,42 +137,38 @@ class _Node(Generic[T]):
         node.here = route
 
 
-@dataclass(slots=True, eq=False)
-class _Table(Generic[T]):
+class _Table:
     """The operations of one version of an API: a tree for each method, and one for the methods that have none."""
 
-    api: T
-    depth: int
-    methods: dict[bytes, _Node[T]]
-    others: _Node[T]
+    def __init__(self, api: Any, depth: int, methods: dict[bytes, _Node], others: _Node) -> None:
+        self.api, self.depth, self.methods, self.others = api, depth, methods, others
 
 
-@dataclass(slots=True, eq=False)
-class _Place(Generic[T]):
+class _Place:
     """A segment of the APIs' paths, and the API's versions there: the one without, and those asked for by header or query."""
 
-    below: dict[bytes, _Place[T]] = field(default_factory=dict)
-    used: bool = False
-    table: _Table[T] | None = None
-    by: str = ""
-    name: bytes = b""
-    versions: dict[bytes, _Table[T]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.below: dict[bytes, _Place] = {}
+        self.used = False
+        self.table: _Table | None = None
+        self.by, self.name = "", b""
+        self.versions: dict[bytes, _Table] = {}
 
 
-class Router(Generic[T]):
+class Router:
     """Find routes. apis: each API as the configuration has it, with what its routes shall carry."""
 
-    def __init__(self, apis: Iterable[tuple[Routed, T]]) -> None:
-        self._exact: dict[bytes, _Place[T]] = {}
-        self._suffixes: dict[bytes, _Place[T]] = {}
-        self._any: _Place[T] = _Place()
-        self._known: dict[bytes, tuple[_Place[T], ...]] = {}
+    def __init__(self, apis: Iterable[tuple[Routed, Any]]) -> None:
+        self._exact: dict[bytes, _Place] = {}
+        self._suffixes: dict[bytes, _Place] = {}
+        self._any: _Place = _Place()
+        self._known: dict[bytes, tuple[_Place, ...]] = {}
         for api, carried in apis:
             table = _table(api, carried)
             for host in api.hosts or (ANY,):
                 self._add(api, host, table)
 
-    def _add(self, api: Routed, host: str, table: _Table[T]) -> None:
+    def _add(self, api: Routed, host: str, table: _Table) -> None:
         place = self._root(host)
         for segment in base(api):
             place = place.below.setdefault(segment.encode(), _Place())
@@ -195,7 +179,7 @@ class Router(Generic[T]):
         else:
             place.table = table
 
-    def _root(self, host: str) -> _Place[T]:
+    def _root(self, host: str) -> _Place:
         if host == ANY:
             return self._any
         if host.startswith("*."):
@@ -204,7 +188,7 @@ class Router(Generic[T]):
 
     # ---- look up
 
-    def find(self, request: Request) -> Match[T] | Miss[T]:
+    def find(self, request: Request) -> Match | Miss:
         """Give the route of a request and the parameters of its path, or why there is none."""
         path = request.target.partition(b"?")[0]
         segments = path.split(b"/")
@@ -228,7 +212,7 @@ class Router(Generic[T]):
                 return self._operation(request, found, segments, depth)
         return Miss(404, "no API here")
 
-    def _operation(self, request: Request, place: _Place[T], segments: list[bytes], depth: int) -> Match[T] | Miss[T]:
+    def _operation(self, request: Request, place: _Place, segments: list[bytes], depth: int) -> Match | Miss:
         table = place.table
         if place.by:
             given = _given(request, place)
@@ -241,12 +225,13 @@ class Router(Generic[T]):
         if end == depth + 1 and not segments[depth]:
             end = depth  # /orders/ is /orders
         values: list[bytes] = []
-        route = _walk(table.methods.get(request.method) or table.others, segments, depth, end, values)
+        node = table.methods.get(request.method)
+        route = _walk(table.others if node is None else node, segments, depth, end, values)
         if route is None:
             return _miss(request, table, segments, end)
         return route, _parameters(route, values)
 
-    def _places(self, host: bytes) -> tuple[_Place[T], ...]:
+    def _places(self, host: bytes) -> tuple[_Place, ...]:
         """Give the trees for a host, the most specific first, and remember them."""
         if len(self._known) >= _MOST_HOSTS:
             self._known.clear()
@@ -308,7 +293,7 @@ def _clear(path: bytes, segments: list[bytes]) -> bool:
     return True
 
 
-def _given(request: Request, place: _Place[T]) -> list[bytes]:
+def _given(request: Request, place: _Place) -> list[bytes]:
     """Give the versions that a request asks for."""
     if place.by == "header":
         name = place.name.lower()
@@ -317,10 +302,10 @@ def _given(request: Request, place: _Place[T]) -> list[bytes]:
     return [unquote_to_bytes(value) for key, _, value in pairs if unquote_to_bytes(key) == place.name]
 
 
-def _table(api: Routed, carried: T) -> _Table[T]:
+def _table(api: Routed, carried: Any) -> _Table:
     above = base(api)
     path = "".join("/" + segment for segment in above).encode()
-    routes: dict[str, list[tuple[tuple[str, ...], Route[T]]]] = {}
+    routes: dict[str, list[tuple[tuple[str, ...], Route]]] = {}
     for operation in api.operations:
         segments = split_template(operation.path)
         names = tuple(segment[1:-1] for segment in segments if segment.startswith("{"))
@@ -334,16 +319,16 @@ def _table(api: Routed, carried: T) -> _Table[T]:
     return _Table(carried, len(above) + 1, methods, _tree(routes, ANY))
 
 
-def _tree(routes: Mapping[str, Sequence[tuple[tuple[str, ...], Route[T]]]], *methods: str) -> _Node[T]:
+def _tree(routes: Mapping[str, Sequence[tuple[tuple[str, ...], Route]]], *methods: str) -> _Node:
     """Put together the routes of several methods; of those with the same template the last one's counts."""
-    tree: _Node[T] = _Node()
+    tree: _Node = _Node()
     for method in methods:
         for segments, route in routes.get(method, ()):
             tree.add(segments, route)
     return tree
 
 
-def _walk(node: _Node[T], segments: list[bytes], at: int, end: int, values: list[bytes]) -> Route[T] | None:
+def _walk(node: _Node, segments: list[bytes], at: int, end: int, values: list[bytes]) -> Route | None:
     """Go down a tree; where a literal leads nowhere, the parameter beside it is tried."""
     while at < end:
         segment = segments[at]
@@ -369,11 +354,11 @@ def _walk(node: _Node[T], segments: list[bytes], at: int, end: int, values: list
     return node.here or node.rest
 
 
-def _parameters(route: Route[T], values: list[bytes]) -> Mapping[str, str]:
+def _parameters(route: Route, values: list[bytes]) -> Mapping[str, str]:
     return dict(zip(route.names, [value.decode() for value in values], strict=True)) if values else _NO_PARAMETERS
 
 
-def _miss(request: Request, table: _Table[T], segments: list[bytes], end: int) -> Miss[T]:
+def _miss(request: Request, table: _Table, segments: list[bytes], end: int) -> Miss:
     """Tell another method from another path."""
     allow = sorted(method.decode() for method, tree in table.methods.items() if _walk(tree, segments, table.depth, end, []) is not None)
     if not allow:
@@ -381,7 +366,7 @@ def _miss(request: Request, table: _Table[T], segments: list[bytes], end: int) -
     return Miss(405, "no operation with this method", table.api, allow, _preflight(request, table, segments, end))
 
 
-def _preflight(request: Request, table: _Table[T], segments: list[bytes], end: int) -> Match[T] | None:
+def _preflight(request: Request, table: _Table, segments: list[bytes], end: int) -> Match | None:
     asked = request.field(b"access-control-request-method") if request.method == b"OPTIONS" else None
     if asked is None or asked not in table.methods:
         return None
