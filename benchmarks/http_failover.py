@@ -82,10 +82,11 @@ class Told:
     """What this process met and was told, printed when it ends."""
 
     def __init__(self, lb: lbcore.Balancer, who: str) -> None:
-        self.who, self.report = who, lb.report
+        self.who, self.report, self.answered = who, lb.report, lb.answered
         self.met: list[tuple[float, str]] = []  # by the nearest
         self.changes: list[tuple[float, str]] = []
         lb.report = self.note  # type: ignore[method-assign, assignment]
+        lb.answered = self.note_answer  # type: ignore[method-assign, assignment]
         lb.on_change(lambda change: self.changes.append((time.monotonic(), f"{change.region} {change.after}: {change.cause}")))
 
     def note(self, region: str, ok: bool, *rest: object, **more: Any) -> None:
@@ -93,6 +94,12 @@ class Told:
         if region == NAMES[0] and more.get("source") != "probe":
             self.met.append((time.monotonic(), "ok" if ok else str(more["cause"])))
         self.report(region, ok, *rest, **more)  # type: ignore[arg-type]
+
+    def note_answer(self, region: str, *rest: Any, **more: Any) -> None:
+        """Likewise, of an answer."""
+        if region == NAMES[0]:
+            self.met.append((time.monotonic(), "ok"))
+        self.answered(region, *rest, **more)
 
     def show(self, counters: dict[str, int]) -> None:
         """Print."""

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 
 from lbcore._fast cimport LatencyTable
 from lbcore._prefix cimport PrefixMap
-from lbcore._table cimport load32, table_count
+from lbcore._table cimport load32, stamp_of, table_count, table_observe
 
 cdef enum:
     ROOM = 512                 # notes of one region
@@ -94,6 +94,14 @@ cdef class Tally:
 
         region: a name or Region; client, gen: as `Balancer.report`. Raises ValueError for what is no address.
         """
+        return self.take_note(region, client, gen, -1.0)
+
+    @cython.binding(False)
+    def answered(self, region, double ms, client=None, gen=None, /):
+        """Note one success and the round trip that was measured, milliseconds; False = neither, as `success`, or `ms` is none."""
+        return 0 <= ms < 1e9 and self.take_note(region, client, gen, ms)
+
+    cdef bint take_note(self, region, client, gen, double ms) except -1:
         cdef int64_t slot = self.slot_of(region)
         cdef uint32_t group
         cdef double now
@@ -106,8 +114,11 @@ cdef class Tally:
         if self.shared:
             if gen is None or <int64_t>gen >= load32(&self.table.t.recoveries[slot]):
                 table_count(&self.table.t, <uint32_t>slot, group, 0)
-            return True
-        return self.note(self.notes[slot], group, -1 if gen is None else <int64_t>gen, now)
+        elif not self.note(self.notes[slot], group, -1 if gen is None else <int64_t>gen, now):
+            return False
+        if ms >= 0:
+            table_observe(&self.table.t, group, <uint32_t>slot, <float>ms, stamp_of(now))
+        return True
 
     cdef bint note(self, Notes *notes, uint32_t group, int64_t gen, double now) noexcept:
         cdef double step = floor(now * self.resolution)

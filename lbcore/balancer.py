@@ -238,6 +238,14 @@ class Balancer:
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
 
+    def answered(self, region: str | Region, ms: float, client: Client = None, *, gen: int | None = None) -> None:
+        """Take a request that succeeded, and how long it took: `observe` and `report` in one, at a third of their cost."""
+        if self._tally.answered(region, ms, client, gen):
+            self._samples += 1
+        else:
+            self.observe(region, ms, client)
+            self.report(region, True, client, gen=gen)
+
     def waiting(
         self, region: str | Region, count: int, client: Client = None, *, vantage: str | None = None, gen: int | None = None
     ) -> None:

@@ -147,6 +147,31 @@ def test_a_shared_table_is_counted_in(clock: Clock) -> None:
     assert made.success("westeurope", None, 1) and table.counts()[1].sum() == 25
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_answer_is_a_sample_and_a_success(shared: bool, clock: Clock) -> None:
+    block = bytearray(LatencyTable.nbytes_for(GROUPS.groups, 8)) if shared else None
+    lb = lbcore.Balancer([Region(name) for name in NAMES], GROUPS, clock=clock, buffer=block)
+    same = lbcore.Balancer([Region(name) for name in NAMES], GROUPS, clock=clock)
+    for number in range(50):
+        lb.answered("eastus", 10.0 + number, f"10.{number % 3}.0.1", gen=0)
+        same.observe("eastus", 10.0 + number, f"10.{number % 3}.0.1")
+        same.report("eastus", True, f"10.{number % 3}.0.1", gen=0)
+        clock.advance(0.03)
+    lb.tick()
+    same.tick()
+    assert lb.stats()["samples"] == same.stats()["samples"] == 50
+    assert [lb.table.estimates(group).tolist() for group in range(13)] == [same.table.estimates(group).tolist() for group in range(13)]
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError):
+            lb.answered("eastus", wrong, "10.0.0.1")
+    with pytest.raises(ValueError):
+        lb.answered("eastus", 1.0, "no address")
+    with pytest.raises(lbcore.UnknownRegionError):
+        lb.answered("nowhere", 1.0)
+    lb.answered("East US", 1.0)
+    assert lb.stats()["samples"] == 51
+
+
 def test_a_clock_that_jumps_back_stands_still() -> None:
     times = iter([100.0, 100.0, 99.5, 50.0, 51.0])
     clock = Steady(lambda: next(times))

@@ -198,11 +198,12 @@ class FrontDoor:
                 name, client = route.target.name, call.client or None
                 took = call.head_at - call.sent_at
                 if took >= 0 and call.request.received <= SMALL:
-                    self._lb.observe(name, took * 1000.0, client)
                     route.usual += (took - route.usual) * 0.05
+                    self._lb.answered(name, took * 1000.0, client, gen=gen)
                     if self._explorer.away:
                         self._explorer.learned(route.region, took * 1000.0, client)
-                self._lb.report(name, True, client, gen=gen)
+                else:
+                    self._lb.report(name, True, client, gen=gen)
             except UnknownRegionError:
                 pass  # removed while the call was under way
         if self._affinity is not None and head.status not in FAILURES:

@@ -45,6 +45,9 @@ class Ticking(Balancing, Protocol):
     def explain(self, client: Client = None) -> Decision:
         """Give the reasons for a pick."""
 
+    def answered(self, region: str, ms: float, client: Client = None, *, gen: int | None = None) -> None:
+        """Take a success and how long it took."""
+
     def waiting(self, region: str, count: int, client: Client = None, *, gen: int | None = None) -> None:
         """Take how many calls wait for long."""
 
