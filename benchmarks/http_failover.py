@@ -43,27 +43,28 @@ from lbcore.sense.monitor import Monitor
 from lbcore.sense.probe import Prober
 
 NAMES = ("westeurope", "eastus", "japaneast")
+MS = (1.0, 30.0, 60.0)  # until they answer, and what is believed before
 PORT = 18_950
 HERE = str(Path(__file__))
 BROKEN, BACK = 8.0, 12.0
 
 
 class Gateway(asyncio.Protocol):
-    """Answer every request with the gateway's name. Heads come whole on loopback."""
+    """Answer every request with the gateway's name, after a while. Heads come whole on loopback."""
 
-    name = b""
+    name, delay = b"", 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(self.name), self.name)
-        self.transport.write(answer * data.count(b"HTTP/1.1\r\n"))  # type: ignore[attr-defined]
+        asyncio.get_running_loop().call_later(self.delay, self.transport.write, answer * data.count(b"HTTP/1.1\r\n"))  # type: ignore[attr-defined]
 
 
 async def serve_gateway(index: int) -> None:
     """Serve one gateway."""
-    Gateway.name = NAMES[index].encode()
+    Gateway.name, Gateway.delay = NAMES[index].encode(), MS[index] / 1e3
     server = await asyncio.get_running_loop().create_server(Gateway, "127.0.0.1", PORT + 1 + index, reuse_port=True, backlog=1024)
     await server.serve_forever()
 
@@ -72,7 +73,7 @@ def balancer(buffer: mmap.mmap | None = None) -> lbcore.Balancer:
     """Give a Balancer for which the gateways are near in their order, everywhere."""
     regions = [lbcore.Region(name, gateway=f"http://127.0.0.1:{PORT + 1 + index}") for index, name in enumerate(NAMES)]
     lb = lbcore.Balancer(regions, buffer=buffer)
-    ms = np.tile(np.array([5.0, 25.0, 45.0], np.float32), (lb.table.groups, 1))
+    ms = np.tile(np.array(MS, np.float32), (lb.table.groups, 1))
     lb.table.seed_many(ms, np.full_like(ms, 2.0))
     lb.tick()
     return lb

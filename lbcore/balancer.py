@@ -308,8 +308,7 @@ class Balancer:
                     self.report(region, False, client, cause=cause, gen=gen)
             raise
         with suppress(UnknownRegionError):
-            self.observe(region, max(0.0, self._now() - attempt.since) * 1000.0, client)
-            self.report(region, True, client, gen=gen)
+            self.answered(region, max(0.0, self._now() - attempt.since) * 1000.0, client, gen=gen)
 
     def _judge_outcome(
         self, slot: int, ok: bool, cause: str | None, source: str, vantage: str, group: int, gen: int | None, now: float
@@ -342,6 +341,8 @@ class Balancer:
         if gen is not None and gen < self.table.recoveries(slot):
             return
         if source == "request":
+            if cause == "refused" and vantage != LOCAL:
+                cause = None  # one's own alone make a run
             self.table.count(slot, ok, group, 0 if cause is None else 1 + CAUSES.index(cause))
         elif self._judges():
             self._judge_outcome(slot, ok, cause, source, vantage, group, None, now)

@@ -136,6 +136,16 @@ def test_what_came_between_two_looks_is_judged_by_its_share(processes: list[Proc
     assert owner.lb.status("eastus") == "up"
 
 
+def test_refusals_that_others_met_make_no_run(processes: list[Process]) -> None:
+    owner, one, _ = processes
+    one.report("." * 500)
+    with one:
+        for _ in range(50):
+            one.lb.report("eastus", False, "10.1.0.1", cause="refused", vantage="beacon")
+    owner.look()
+    assert owner.lb.status("eastus") == "up" and owner.lb.table.counts()[0, :, 0].sum() == 50
+
+
 def test_causes_and_counts_arrive(processes: list[Process]) -> None:
     owner, one, _ = processes
     for group in range(30):
