@@ -3,6 +3,7 @@
     python benchmarks/http_soak.py                                  100,000 requests, three gateways
     python benchmarks/http_soak.py --requests 1000000 --seed 7 --clients 128
     python benchmarks/http_soak.py --requests 3000 --json           the last line is JSON; exit code 1 when a promise is broken
+    python benchmarks/http_soak.py --workers 2                      through `lbcore run` with so many workers, counted by its metrics
 
 Every gateway (with its backend) and the front door are processes of their own on loopback. Gateways are killed and started again, stopped
 by SIGSTOP, ended by SIGTERM, slowed, made to answer 503 and made to break off. Clients read, write, stream, open upgraded connections,
@@ -22,15 +23,18 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import uvloop
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
@@ -183,6 +187,10 @@ class Process:
         assert self._process.stdout is not None
         return (await asyncio.wait_for(self._process.stdout.readline(), 30)).decode()
 
+    async def look(self) -> dict[str, Any]:
+        """Give what it holds and has counted."""
+        return cast(dict[str, Any], await self.tell("look"))
+
     async def tell(self, command: str) -> Any:
         """Send a command and give the answer."""
         async with self._lock:
@@ -199,6 +207,67 @@ class Process:
         """End it and wait."""
         self.send(number)
         await self._process.wait()
+
+
+_REST = """
+[traffic_manager.monitor]
+path = "/status-0123456789abcdef"
+interval_in_seconds = 1
+timeout_in_seconds = 0.5
+[http]
+listen = "127.0.0.1:0"
+workers = {}
+trusted = ["127.0.0.1/32"]
+patience = 0.5
+[run]
+metrics = "127.0.0.1:0"
+"""
+
+
+class Run(Process):
+    """`lbcore run` with a front door: a supervisor and its workers, whose metrics say what was counted."""
+
+    def __init__(self, ports: list[int], workers: int, folder: Path) -> None:
+        self._file = folder / "lbcore.toml"
+        named = zip(NAMES, ports, strict=True)
+        regions = (f'[[service.regions]]\nname = "{name}"\ngateway = "http://127.0.0.1:{port}"\n' for name, port in named)
+        self._file.write_text("".join(regions) + _REST.format(workers))
+
+    async def start(self) -> None:
+        """Start it and wait until it serves."""
+        pipe, command = asyncio.subprocess.PIPE, [sys.executable, "-m", "lbcore", "run", str(self._file), "--json"]
+        self._process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.DEVNULL)
+        assert (output := self._process.stdout) is not None
+        while (event := json.loads(await asyncio.wait_for(output.readline(), 60)))["event"] != "ready":
+            pass
+        self._reading = asyncio.create_task(output.read())  # or its pipe is full one day
+        self.port = int(event["serving"]["front-door"]["addresses"][0].rpartition(":")[2])
+        self._metrics = f"http://{event['metrics']}/metrics"
+
+    async def look(self) -> dict[str, Any]:
+        """Give what the processes hold together, and what they have counted, in the words of `serve_front`."""
+        await asyncio.sleep(1.0)  # workers tell the supervisor a little later
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(self._metrics)).text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        counters, ended = Counter[str](), Counter[str]()
+        for sample in samples:
+            _, own, name = sample.name.removesuffix("_total").rpartition("lbcore_http_")
+            if own and "seconds" not in name and sample.labels.get("state") != "idle":
+                counters[name] += int(sample.value)
+            if own and name in ("answered", "failed", "aborted", "lost"):
+                ended[sample.labels.get("status", name)] += int(sample.value)
+        every = [self._process.pid, *_children(self._process.pid)]
+        return {
+            "MB": sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in every) * os.sysconf("SC_PAGE_SIZE") / 1e6,
+            "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in every), "tasks": len(every),
+            "connections": counters["connections"] + counters["relays"] + counters["under_way"],
+            "upstreams": counters["upstream_connections"], "counters": counters | {"requests": counters["begun"]}, "ended": ended,
+        }  # fmt: skip
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 # ===== chaos
@@ -269,12 +338,13 @@ class Seen:
 class Clients:
     """Send a number of requests over a number of connections, each one after the other."""
 
-    def __init__(self, port: int, requests: int, clients: int, seed: int) -> None:
-        self._port, self._left, self._clients = port, requests, clients
+    def __init__(self, port: int, requests: int, options: argparse.Namespace, seed: int) -> None:
+        self._port, self._left, self._clients = port, requests, options.clients
         self._random = random.Random(seed)
         self.seen = Seen()
         self._kinds: dict[str, tuple[int, Callable[[Streams, int], Awaitable[bool]]]] = {
-            "get": (60, self._get), "post": (15, self._post), "big": (6, self._big), "leave": (6, self._leave), "ws": (4, self._upgraded),
+            "get": (60, self._get), "post": (15, self._post), "big": (6, self._big), "ws": (4, self._upgraded),
+            "leave": (0 if options.workers else 6, self._leave),  # metrics do not tell them from those that were cut off
             "pipelined": (6, self._pipelined), "nonsense": (3, self._nonsense),
         }  # fmt: skip
 
@@ -389,29 +459,35 @@ class Clients:
 # ===== the run
 
 
+@contextlib.contextmanager
+def _front(options: argparse.Namespace, ports: list[int]) -> Iterator[Process]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Run(ports, options.workers, Path(folder)) if options.workers else Process("--front", *map(str, ports))
+
+
 async def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Run everything and give what was found."""
     gateways = [Process("--gateway", name) for name in NAMES]
     for gateway in gateways:
         await gateway.start()
-    front = Process("--front", *(str(gateway.port) for gateway in gateways))
-    await front.start()
     chaos = Chaos(gateways, options.seed, options.pace)
-    try:
-        await Clients(front.port, max(500, options.requests // 10), options.clients, options.seed).run()
-        before = await idle(front)
-        clients = Clients(front.port, options.requests, options.clients, options.seed + 1)
-        causing, begun = asyncio.create_task(chaos.run()), time.monotonic()
-        await clients.run()
-        took = time.monotonic() - begun
-        causing.cancel()
-        await chaos.settle()
-        after = await idle(front)
-    finally:
-        for process in (front, *gateways):
-            process.send(signal.SIGCONT)
-            await process.end()
-    found = judge(clients.seen, before, after)
+    with _front(options, [gateway.port for gateway in gateways]) as front:
+        try:
+            await front.start()
+            await Clients(front.port, max(500, options.requests // 10), options, options.seed).run()
+            before = await idle(front)
+            clients = Clients(front.port, options.requests, options, options.seed + 1)
+            causing, begun = asyncio.create_task(chaos.run()), time.monotonic()
+            await clients.run()
+            took = time.monotonic() - begun
+            causing.cancel()
+            await chaos.settle()
+            after = await idle(front)
+        finally:
+            for process in (front, *gateways):
+                process.send(signal.SIGCONT)
+                await process.end(signal.SIGTERM if process is front and options.workers else signal.SIGKILL)
+    found = judge(clients.seen, before, after, not options.workers)
     found |= {"seconds": round(took, 1), "chaos": dict(chaos.done), "slowest": round(clients.seen.slowest, 2)}
     show(clients.seen, before, after, found, console)
     return found
@@ -421,39 +497,52 @@ async def idle(front: Process) -> dict[str, Any]:
     """Wait until no connection is left, at most ten seconds; give what the front door holds."""
     deadline = time.monotonic() + 10
     while True:
-        held = cast(dict[str, Any], await front.tell("look"))
+        held = await front.look()
         if held["connections"] == 0 or time.monotonic() > deadline:
             return held
         await asyncio.sleep(0.1)
 
 
-def judge(seen: Seen, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Hold both sides' counts against each other; `broken` says which promises were."""
+def judge(seen: Seen, before: dict[str, Any], after: dict[str, Any], alone: bool) -> dict[str, Any]:
+    """Hold both sides' counts against each other; `broken` says which promises were. alone: the front door is one process of ours."""
     counted = {name: count - before["ended"].get(name, 0) for name, count in after["ended"].items()}
-    requests = after["counters"]["requests"] - before["counters"]["requests"]
-    refused = after["counters"].get("refused", 0) - before["counters"].get("refused", 0)
-    statuses = {name: count for name, count in counted.items() if name.isdigit()}
-    cut = sum(count for name, count in counted.items() if name.startswith("cut "))
-    leavers = sum(count for name, count in counted.items() if name.startswith("leaver ") and "because" not in name)
-    causes = sum(count for name, count in counted.items() if "because" in name)
-    unknown, answers = seen.ended["unknown"], {name: count for name, count in seen.ended.items() if name.isdigit()}
-    unheard = seen.leavers - leavers  # gone before the front door had read their request
-    broken = [*seen.wrong[:5]]
-    checks = {
-        "every request ended once": requests == leavers + sum(statuses.values()) + cut + counted.get("left", 0) == causes,
-        "requests sent were counted": seen.sent - unheard - unknown <= requests <= seen.sent - unheard,
-        "answers by status": answers == statuses,
-        "answers cut off": seen.ended["cut"] + seen.ended["no answer"] == cut + counted.get("left", 0),
-        "leavers": 0 <= unheard <= seen.leavers // 5,
-        "refused": refused == seen.nonsense,
+    counters = Counter({name: count - before["counters"].get(name, 0) for name, count in after["counters"].items()})
+    checks = (_ours if alone else _theirs)(seen, counters, Counter(counted)) | {
+        "refused": counters["refused"] == seen.nonsense,
         "no exception": not after["counters"].get("exceptions"),
         "connections": after["connections"] == 0,
         "tasks": after["tasks"] <= before["tasks"] + 3,
         "descriptors": after["descriptors"] - after["upstreams"] <= before["descriptors"] - before["upstreams"] + 3,
         "memory": after["MB"] - before["MB"] < GROWTH_MB,
     }
-    broken += [name for name, right in checks.items() if not right]
-    return {"broken": broken, "requests": requests, "sent": seen.sent, "statuses": statuses, "counted": counted, "seen": dict(seen.ended)}
+    broken = [*seen.wrong[:5], *(name for name, right in checks.items() if not right)]
+    return {"broken": broken, "requests": counters["requests"], "sent": seen.sent, "counted": counted, "seen": dict(seen.ended)}
+
+
+def _ours(seen: Seen, counters: Counter[str], counted: Counter[str]) -> dict[str, bool]:
+    statuses = {name: count for name, count in counted.items() if name.isdigit() and count}
+    cut = sum(count for name, count in counted.items() if name.startswith("cut "))
+    leavers = sum(count for name, count in counted.items() if name.startswith("leaver ") and "because" not in name)
+    causes = sum(count for name, count in counted.items() if "because" in name)
+    unheard = seen.leavers - leavers  # gone before the front door had read their request
+    return {
+        "every request ended once": counters["requests"] == leavers + sum(statuses.values()) + cut + counted["left"] == causes,
+        "requests sent were counted": seen.sent - unheard - seen.ended["unknown"] <= counters["requests"] <= seen.sent - unheard,
+        "answers by status": {name: count for name, count in seen.ended.items() if name.isdigit()} == statuses,
+        "answers cut off": seen.ended["cut"] + seen.ended["no answer"] == cut + counted["left"],
+        "leavers": 0 <= unheard <= seen.leavers // 5,
+    }
+
+
+def _theirs(seen: Seen, counters: Counter[str], counted: Counter[str]) -> dict[str, bool]:
+    """Metrics count a 502 of lbcore's own among what failed, as they do what was cut off."""
+    answered = sum(count for name, count in seen.ended.items() if name.isdigit()) + seen.ended["cut"] + seen.ended["no answer"]
+    return {
+        "every request ended once": counters["requests"] == sum(counted.values()),
+        "requests sent were counted": seen.sent - seen.ended["unknown"] <= counters["requests"] <= seen.sent,
+        "answers": counters["requests"] == answered and counted["lost"] == 0,
+        "answers by status": (seen.ended["101"], seen.ended["200"]) == (counted["1xx"], counted["2xx"]),
+    }
 
 
 def show(seen: Seen, before: dict[str, Any], after: dict[str, Any], found: dict[str, Any], console: Console) -> None:
@@ -464,7 +553,7 @@ def show(seen: Seen, before: dict[str, Any], after: dict[str, Any], found: dict[
         table.add_row(name, f"{before[name]:.1f}", f"{after[name]:.1f}")
     counters = {name: count - before["counters"].get(name, 0) for name, count in sorted(after["counters"].items())}
     for name, count in counters.items():
-        table.add_row(name, "", f"{count:,}")
+        table.add_row(name, "", f"{count:,}") if count else None
     console.print(table)
     others = f"{seen.leavers} left, {seen.nonsense} sent nonsense, slowest {found['slowest']} s"
     console.print(f"clients: {dict(sorted(seen.ended.items()))}, {others}")
@@ -479,6 +568,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pace", type=float, default=1.0, help="mean seconds between two bad things")
+    parser.add_argument("--workers", type=int, default=0, help="of `lbcore run`; without, the front door is one process of this file")
     parser.add_argument("--json", action="store_true", help="the last line is JSON")
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--gateway", help=argparse.SUPPRESS)

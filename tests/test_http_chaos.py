@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -130,10 +131,13 @@ async def test_a_call_that_failed_goes_even_where_it_should_not_rather_than_nowh
 
 
 @pytest.mark.heavy
-def test_a_short_soak() -> None:
-    """The soak of benchmarks/, with processes that are killed, stopped and restarted."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "http_soak.py"), "--requests", "12000", "--pace", "0.4", "--seed", "5", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_short_soak(workers: int) -> None:
+    """The soak of benchmarks/, with processes that are killed, stopped and restarted; also through `lbcore run`."""
+    options = f"--requests 12000 --pace 0.4 --seed 5 --json --workers {workers}"
+    command = [sys.executable, str(ROOT / "benchmarks" / "http_soak.py"), *options.split()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
     found = json.loads(done.stdout.splitlines()[-1])
     assert not found["broken"] and done.returncode == 0, done.stdout
     assert sum(found["chaos"].values()) >= 3
