@@ -32,6 +32,7 @@ AUGMENTED = {
     "language_level": 3,
     "annotation_typing": False,
     "nonecheck": True,
+    "binding": False,
     "auto_pickle": False,
     "autotestdict": False,
     "freethreading_compatible": True,

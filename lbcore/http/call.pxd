@@ -1,8 +1,10 @@
 cimport cython
 
+from lbcore.http.forward cimport Forwarder
 from lbcore.http.inbound cimport Inbound
 from lbcore.http.message cimport Request
 from lbcore.http.response cimport ResponseReader
+from lbcore.http.target cimport Target
 from lbcore.http.upstream cimport Outbound, Upstream
 
 
@@ -11,7 +13,8 @@ cdef class Call:
     cdef public Inbound inbound
     cdef public Request request
     cdef public Outbound connection
-    cdef public object target, cause, state
+    cdef public Target target
+    cdef public object cause, state
     cdef public str client
     cdef public double begun_at, wanted_at, sent_at, head_at
     cdef public int attempts, status
@@ -20,9 +23,11 @@ cdef class Call:
     cdef public bint started, sent_all, finished, aborted, cut, chunk_response
     cdef bint _stale_retry, _replayable
     cdef object _kept
+
+    @cython.locals(engine=Forwarder)
     cpdef begin(self)
     cdef _decided(self, decision)
-    cpdef send(self, target)
+    cpdef send(self, Target target)
     cpdef bint wants(self, Upstream upstream) except -1
     cpdef attach(self, Outbound connection)
     cpdef more(self)
@@ -40,7 +45,7 @@ cdef class Call:
     cpdef relayed(self)
     cpdef received(self, ResponseReader reader)
     cdef bint _accept(self, ResponseReader reader) except -1
-    cpdef redirect(self, target)
+    cpdef redirect(self, Target target)
     cdef _pass_body(self, ResponseReader reader, list parts)
     cdef _replace(self, ResponseReader reader, response)
     cdef _let_go(self, bint complete)

@@ -4,6 +4,7 @@ from lbcore.http.call cimport Call
 from lbcore.http.inbound cimport Inbound
 from lbcore.http.message cimport Request
 from lbcore.http.response cimport ResponseReader
+from lbcore.http.target cimport Target
 
 
 @cython.final
@@ -16,7 +17,9 @@ cdef class Heads:
     cdef str _client(self, bytes chain, str peer)
 
     @cython.locals(inbound=Inbound, request=Request, lines=list)
-    cpdef bytes request(self, Call call, target)
+    cpdef bytes request(self, Call call, Target target)
+
+    @cython.locals(inbound=Inbound, special=dict)
     cdef bytes _about_client(self, Call call)
     cdef bytes _client_lines(self, Inbound inbound, dict special, bytes host)
     cdef _add_special(self, Call call, list lines)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Heads", "Trusted"]
 
+# What a proxy says of those before it; Via as well goes into the lines that tell the upstream.
+_SAID = (b"x-forwarded-for", b"forwarded", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-forwarded-port")
+_SAYING = frozenset(_SAID)
+_ABOUT_CLIENT = _SAYING | {b"via"}
 _HOPS = 32  # entries of X-Forwarded-For that are looked at
 
 
@@ -70,8 +74,10 @@ class Heads:
     def identify(self, call: Call) -> None:
         """Set the call's client and request id by what a trusted peer says of them."""
         special, inbound = call.request.special, call.inbound
+        if _SAYING.isdisjoint(special):
+            return
         if inbound.peer not in self.trusted:
-            for name in (b"x-forwarded-for", b"forwarded", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-forwarded-port"):
+            for name in _SAID:
                 special.pop(name, None)
             return
         if (chain := special.get(b"x-forwarded-for")) is not None:
@@ -105,9 +111,13 @@ class Heads:
         path = request.target
         if target.prefix and path[0] == 0x2F:
             path = target.prefix + path
-        lines = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", target.host or request.host, b"\r\n"]
+        host = target.host or request.special.get(b"host", b"")
+        lines = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
         for name, value in request.fields:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(name)
+            lines.append(b": ")
+            lines.append(value)
+            lines.append(b"\r\n")
         lines += (self._about_client(call), b"X-Request-Id: ", identifier, b"\r\n")
         if len(request.special) > 1:
             self._add_special(call, lines)
@@ -115,13 +125,13 @@ class Heads:
         return b"".join(lines)
 
     def _about_client(self, call: Call) -> bytes:
-        inbound, request = call.inbound, call.request
-        if len(request.special) == 1 and inbound.lines_for == request.host:
-            return inbound.lines
-        lines = self._client_lines(inbound, request.special, request.host)
-        if len(request.special) == 1:
-            inbound.lines_for, inbound.lines = request.host, lines
-        return lines
+        inbound, special = call.inbound, call.request.special
+        host = special.get(b"host", b"")
+        if len(special) > 1 and not _ABOUT_CLIENT.isdisjoint(special):
+            return self._client_lines(inbound, special, host)
+        if inbound.lines_for != host:
+            inbound.lines_for, inbound.lines = host, self._client_lines(inbound, special, host)
+        return inbound.lines
 
     def _client_lines(self, inbound: Inbound, special: dict[bytes, bytes], host: bytes) -> bytes:
         peer = inbound.client.partition("%")[0]
@@ -159,7 +169,10 @@ class Heads:
         request, status = call.request, reader.status
         lines = [status_line(status)]
         for name, value in reader.fields:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(name)
+            lines.append(b": ")
+            lines.append(value)
+            lines.append(b"\r\n")
         lines += (self._via, b"X-Request-Id: ", call.request_id, b"\r\n")
         if call.extra:
             lines.append(call.extra)

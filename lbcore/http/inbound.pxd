@@ -1,13 +1,15 @@
 cimport cython
 
 from lbcore.http.call cimport Call
+from lbcore.http.forward cimport Forwarder
 from lbcore.http.reading cimport RequestReader
 from lbcore.http.response cimport ResponseReader
 
 
 @cython.final
 cdef class Inbound:
-    cdef public object engine, transport
+    cdef public Forwarder engine
+    cdef public object transport
     cdef public RequestReader reader
     cdef public Call call
     cdef public str peer, client

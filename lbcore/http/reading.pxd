@@ -7,16 +7,21 @@ from lbcore.http.message cimport Request
 cdef class RequestReader:
     cdef public object ready
     cdef public Request reading, switch
+    cdef Request _like
     cdef public bytes rest
     cdef public bint begun
-    cdef object _limits, _parser, _feed_parser
-    cdef bytes _target
+    cdef object _limits, _parser
+    cdef bytes _target, _host, _last
     cdef list _fields
     cdef dict _special
-    cdef Py_ssize_t _size, _unread, _longest, _most
+    cdef Py_ssize_t _size, _unread
     cdef bint _primed
     cdef _reset(self)
+
+    @cython.locals(between=bint, before=Py_ssize_t, whole=bytes)
     cpdef feed(self, bytes data)
+    cdef _remember(self, bytes data, Request request)
+    cdef Request _again(self, Request like)
 
     @cython.locals(offset=Py_ssize_t)
     cdef bytes _read(self, bytes data)
@@ -26,6 +31,8 @@ cdef class RequestReader:
     @cython.locals(key=bytes)
     cpdef on_header(self, bytes name, bytes value)
     cdef _add_trailer(self, bytes name, bytes value)
+
+    @cython.locals(special=dict, host=bytes)
     cdef _check(self, Request request)
     cdef _check_special(self, Request request)
     cdef bytes _upgraded(self, bytes rest)

@@ -27,6 +27,8 @@ from lbcore.http.message import (
 
 __all__ = ["Limits", "RequestReader"]
 
+_REMEMBERED = 4096  # bytes of a head, on each connection
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -53,6 +55,9 @@ class RequestReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser = HttpRequestParser(self)
+        self._last = b""  # what was fed last, if it was one whole request without a body
+        self._like: Request | None = None  # and that, if it came twice
+        self._host: bytes | None = None  # the last that was found to be in order
         self._primed = False  # the parser is being told of a head that was read before
         self.ready: deque[Request] = deque()
         self.reading: Request | None = None  # its head is there, its body not yet
@@ -73,13 +78,35 @@ class RequestReader:
         if self.switch is not None:
             self.rest += data
             return
-        size = len(data)
+        between = not self.begun and self.reading is None
+        if between and self._like is not None and data == self._last:
+            self.ready.append(self._again(self._like))
+            return
+        before, whole = len(self.ready), data
         while data:
             data = self._read(data)
         if self.begun:
-            self._count_unfinished(size)
+            self._count_unfinished(len(whole))
         else:
             self._unread = 0
+            if between and len(self.ready) == before + 1:
+                self._remember(whole, self.ready[-1])
+
+    # ---- clients that send the same head again and again
+
+    def _remember(self, data: bytes, request: Request) -> None:
+        """Remember what was fed between two requests and was one whole request; when it comes twice, what was read of it, too."""
+        self._like = None
+        if self.reading is None and self.switch is None and request.length is None and not request.chunked and request.keep_alive:
+            if data == self._last:
+                self._like = Request(request.method, request.target, [*request.fields], {**request.special}, True, request.old)
+            self._last = data if len(data) <= _REMEMBERED else b""
+
+    def _again(self, like: Request) -> Request:
+        """Give the request that the parser would read from the same bytes; that leaves the parser as it is, between two requests."""
+        request = Request(like.method, like.target, [*like.fields], {**like.special}, True, like.old)
+        request.complete = True
+        return request
 
     def _read(self, data: bytes) -> bytes:
         """Give what is still to be read, by another parser: what follows an upgrade that is not made."""
@@ -159,15 +186,18 @@ class RequestReader:
         self.begun = False
         self.reading = request
         self.ready.append(request)
-        if parser.should_upgrade():
+        if b"upgrade" in special and parser.should_upgrade():
             self.switch = request
 
     def _check(self, request: Request) -> None:
         special = request.special
         if request.method == b"CONNECT":
             raise Refusal(501, "no tunnels")
-        if b"host" in special:
-            check_authority(special[b"host"])
+        host = special.get(b"host")
+        if host is not None:
+            if host != self._host:
+                check_authority(host)
+                self._host = host
         elif not request.old:
             raise Refusal(400, "no Host")
         check_target(request)

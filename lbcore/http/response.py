@@ -20,6 +20,9 @@ class ResponseReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser = HttpResponseParser(self)
+        self.interim: list[tuple[int, list[Field]]] = []
+        self.parts: list[bytes] = []
+        self.trailers: list[Field] = []
         self.begin(False)
 
     def begin(self, headless: bool) -> None:
@@ -29,9 +32,8 @@ class ResponseReader:
         self.fields: list[Field] = []
         self._special: dict[bytes, bytes] = {}
         self._unread = 0
-        self.interim: list[tuple[int, list[Field]]] = []
-        self.parts: list[bytes] = []
-        self.trailers: list[Field] = []
+        if self.interim or self.parts or self.trailers:
+            self.interim, self.parts, self.trailers = [], [], []
         self.received = 0
         self.length: int | None = None
         self.chunked = self.sized = self.complete = self.keep_alive = self.switched = self.surplus = False

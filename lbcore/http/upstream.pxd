@@ -1,6 +1,7 @@
 cimport cython
 
 from lbcore.http.call cimport Call
+from lbcore.http.forward cimport Forwarder
 from lbcore.http.response cimport ResponseReader
 
 
@@ -21,7 +22,8 @@ cdef class Outbound:
 
 @cython.final
 cdef class Upstream:
-    cdef public object engine, host
+    cdef public Forwarder engine
+    cdef public str host
     cdef public int port
     cdef public list idle
     cdef public set open
