@@ -14,5 +14,6 @@ cdef class Request:
 cpdef bytes status_line(int status)
 cpdef check_authority(bytes value)
 
+
 @cython.locals(target=bytes)
 cpdef check_target(Request request)
