@@ -105,8 +105,6 @@ class LineLog(Generic[T]):
             if not self._failing:
                 logger.error("%s %s: %s", self._kind, self._path, error)
             self._failing = True
-        else:
-            self._failing = self._failing and not lines
 
     def _reopen(self) -> None:
         self._moved = False
@@ -117,10 +115,11 @@ class LineLog(Generic[T]):
         """Write lines in one piece, which nobody else's gets into."""
         data = b"\n" * self._torn + b"".join(lines)
         taken = self._file.write(data)
-        self._torn = 0 < taken < len(data)
+        self._torn = taken < len(data) and (taken > 0 or self._torn)
         if taken < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.written += len(lines)
+        self._failing = False
 
     def _line(self, work: T) -> bytes:
         made = list[bytes]()

@@ -203,13 +203,13 @@ class Run:
         return self._output.parent / name
 
     async def metrics(self) -> dict[str, dict[tuple[str, ...], float]]:
-        """Give every sample by its name and its labels' values."""
+        """Give every sample by its name and its labels' values, in the order of the labels' names."""
         async with httpx.AsyncClient(timeout=WAIT) as client:
             page = (await client.get(f"http://{self.ready['metrics']}/metrics")).text
         found: dict[str, dict[tuple[str, ...], float]] = {}
         for family in text_string_to_metric_families(page):
             for sample in family.samples:
-                found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+                found.setdefault(sample.name, {})[tuple(value for _, value in sorted(sample.labels.items()))] = sample.value
         return found
 
     async def ended(self) -> int:

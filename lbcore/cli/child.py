@@ -7,10 +7,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lbcore.cli.channel import Asker
+from lbcore.cli.channel import Asker, Gone
 from lbcore.cli.listening import Place
 
 __all__ = ["Child"]
@@ -27,8 +27,11 @@ class Child:
         self._passing: socket.socket | None = None
         self._given: set[int] = set()
 
-    async def start(self, fds: Sequence[int], **options: Any) -> None:
-        """Start it and wait until it is ready. fds: what it inherits. Gone or Refused when it does not get that far."""
+    async def start(self, fds: Sequence[int], options: Callable[[], Mapping[str, Any]]) -> None:
+        """Start it and wait until it is ready; Gone or Refused when it does not get that far.
+
+        fds: what it inherits; options: gives what it is told, as it is the moment before: what changes after that, `ask` tells
+        """
         own, other = socket.socketpair()
         self._passing, taking = socket.socketpair()
         with other, taking:
@@ -41,11 +44,12 @@ class Child:
         own.setblocking(False)
         self._asker = Asker(own)
         await self._asker.open()
-        await self.ask("open", **options)
+        await self.ask("open", **options())
 
     async def ask(self, what: str, **arguments: Any) -> Any:
         """Have something done; Gone when it has ended or ends before, Refused when it cannot."""
-        assert self._asker is not None
+        if self._asker is None:
+            raise Gone(what)
         return await self._asker.ask(what, **arguments)
 
     async def accept(self, places: Mapping[int, Place]) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lbcore.balancer import LOOK_INTERVAL, TICK_INTERVAL, Change
 from lbcore.cli.channel import Gone, Refused
@@ -22,8 +22,10 @@ from lbcore.cli.listening import Place, spread
 from lbcore.cli.sharing import Table
 from lbcore.config import Settings
 from lbcore.http.metrics import Book, Meter
-from lbcore.http.regional import Documents
 from lbcore.sense.probe import Prober
+
+if TYPE_CHECKING:
+    from lbcore.http.regional import Documents, SharedCounts
 
 __all__ = ["Crew", "Generation"]
 
@@ -41,7 +43,7 @@ Tell = Callable[..., object]
 class Crew:
     """The workers of one role: how many, on which sockets, what they count, and the role's name in Via.
 
-    documents: a gateway's; limits: descriptor of the counters that its workers share
+    documents, shared: a gateway's; what its workers share
     """
 
     workers: int
@@ -49,17 +51,19 @@ class Crew:
     book: Book
     name: str
     documents: Documents | None = None
-    limits: int = -1
+    shared: SharedCounts | None = None
 
     @property
     def fds(self) -> list[int]:
         """Give what workers inherit."""
-        return [self.limits] if self.limits >= 0 else []
+        return [self.shared.limits, self.shared.slots] if self.shared is not None else []
 
-    def options(self) -> dict[str, Any]:
+    def options(self, number: int) -> dict[str, Any]:
         """Give what a new worker is told."""
-        document = self.documents.text if self.documents is not None else ""
-        return {"workers": self.workers, "labels": self.book.names, "name": self.name, "document": document, "limits": self.limits}
+        told = {"number": number, "workers": self.workers, "labels": self.book.names, "name": self.name}
+        if self.documents is not None and self.shared is not None:
+            told |= {"document": self.documents.text, "limits": self.shared.limits, "slots": self.shared.slots}
+        return told
 
 
 class Generation:
@@ -143,10 +147,7 @@ class Generation:
         self._all.add(child)
         try:
             crew.book.open(child, meter)
-            await child.start(
-                [self.table.fd, meter, *crew.fds], content=self.settings.content.decode(), file=self.settings.name,
-                table=self.table.fd, fingerprint=self.table.fingerprint, meter=meter, **crew.options(),
-            )  # fmt: skip
+            await child.start([self.table.fd, meter, *crew.fds], lambda: self._told_at_start(crew, number, meter))
         except BaseException:
             child.kill()
             await self._settle(child)
@@ -156,6 +157,10 @@ class Generation:
         self._living[role][number] = child
         await self._spread(role)
         return child
+
+    def _told_at_start(self, crew: Crew, number: int, meter: int) -> dict[str, Any]:
+        file = {"content": self.settings.content.decode(), "file": self.settings.name}
+        return file | {"table": self.table.fd, "fingerprint": self.table.fingerprint, "meter": meter} | crew.options(number)
 
     async def _look_after(self, child: Child) -> None:
         """Replace a worker whenever it ends."""
@@ -197,7 +202,10 @@ class Generation:
         if self._living[child.role].get(child.number) is child:
             del self._living[child.role][child.number]
         self._all.discard(child)
-        self.crews[child.role].book.settle(child)
+        crew = self.crews[child.role]
+        crew.book.settle(child)
+        if crew.shared is not None and child.number not in self._living[child.role]:
+            crew.shared.clear(child.number)
 
     async def _spread(self, role: str) -> None:
         """Say who accepts on which of the role's sockets."""
@@ -255,6 +263,9 @@ class Generation:
         await asyncio.gather(*(self._finish_one(child, grace, last) for child in [*self._all]))
         await _cancel(self._minding)
         self.table.close()
+        for crew in self.crews.values():
+            if crew.shared is not None:
+                crew.shared.close()
 
     def kill(self) -> None:
         """End all workers at once."""

@@ -31,7 +31,7 @@ Workers = Annotated[int | None, typer.Option(metavar="N", min=1, max=256, help="
 
 
 def run(config: File, only: Only = "", workers: Workers = None, as_json: AsJson = False) -> None:
-    """Serve what the configuration has tables for: [http] the front door, [gateway] this node's gateway, [dns] DNS.
+    """Serve what the configuration has tables for: `http` the front door, `gateway` this node's gateway, `dns` DNS.
 
     A supervisor probes and judges; worker processes share its latency table and serve. Ends 0 when told to, 2 for a bad configuration,
     5 when an address is taken or workers cannot start. With --json every event is a JSON object on a line of its own.

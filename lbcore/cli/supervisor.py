@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lbcore.cli import listening
 from lbcore.cli.checking import check
@@ -27,10 +27,12 @@ from lbcore.config import Settings, load, split_listen
 from lbcore.config.roles import ROLES
 from lbcore.config.serving import Served
 from lbcore.errors import LbcoreError
-from lbcore.http._limits import Limits
 from lbcore.http.metrics import Book
-from lbcore.http.regional import Documents, shared_limits
 from lbcore.metrics import MetricsPage, Reloads
+
+if TYPE_CHECKING:
+    from lbcore.http._limits import Limits
+    from lbcore.http.regional import Documents
 
 __all__ = ["Supervisor"]
 
@@ -117,12 +119,16 @@ class Supervisor:
         if role != "gateway":
             book.name(region.name for region in settings.regions)
             return Crew(workers, listening.adopt(wanted, workers, there), book, name)
+        from lbcore.http.regional import SharedCounts
+
         documents = self._documents(settings, before.documents if before is not None else None)
         book.name(documents.labels)
-        return Crew(workers, listening.adopt(wanted, workers, there), book, name, documents, self._limits_fd)
+        return Crew(workers, listening.adopt(wanted, workers, there), book, name, documents, SharedCounts(self._limits_fd, workers))
 
     def _documents(self, settings: Settings, before: Documents | None) -> Documents:
         """Read the gateway's document. At the start one that cannot be used is not the end: what was kept serves, or nothing does yet."""
+        from lbcore.http.regional import Documents, shared_limits
+
         if self._limits is None:
             self._limits, self._limits_fd = shared_limits()
         documents = Documents(settings, self._limits)

@@ -146,12 +146,15 @@ def make(role: str, settings: Settings, lb: Balancer, asked: Asked) -> Role:
 
         return DnsWorker(settings, lb)
     from lbcore.http.metrics import Meter
-    from lbcore.http.workers import DoorWorker, GatewayWorker
-
     meter = Meter(asked["meter"])
     meter.label(asked["labels"])
     if role == "gateway":
-        return GatewayWorker(settings, meter, asked["name"], asked["workers"], asked["limits"], asked["document"])
+        from lbcore.http.regional import GatewayWorker
+
+        shared = {key: asked[key] for key in ("number", "workers", "limits", "slots")}
+        return GatewayWorker(settings, meter, asked["name"], asked["document"], **shared)
+    from lbcore.http.workers import DoorWorker
+
     return DoorWorker(settings, lb, meter, asked["name"])
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lbcore.config import Settings
 from lbcore.errors import ConfigError
-from lbcore.http._limits import Limits
+from lbcore.http._limits import Limits, Slots
 from lbcore.http.accesslog import AccessLog
 from lbcore.http.call import Call
 from lbcore.http.configured import engine_options
-from lbcore.http.forward import Response, Target
-from lbcore.http.gateway import Configuration, Gateway, Units
+from lbcore.http.forward import Forwarder, Response, Target
+from lbcore.http.gateway import Configuration, Gateway, SharedUnits
 from lbcore.http.gateway.gateway import Visit
 from lbcore.http.metrics import Meter
 from lbcore.http.policies import KeySets
+from lbcore.http.workers import HttpWorker
 
-__all__ = ["CountedGateway", "Documents", "options", "shared_limits", "units"]
+__all__ = ["CountedGateway", "Documents", "GatewayWorker", "SharedCounts", "options", "shared_limits"]
 
 ENTRIES = 65_536  # keys of rate limits at once
 
@@ -49,14 +49,37 @@ def options(settings: Settings, limits: Limits) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def units(settings: Settings, workers: int) -> Units:
-    """Give one worker's share of the region's units."""
+def shared_slots(workers: int, fd: int | None = None) -> tuple[Slots, int]:
+    """Give counts of calls under way in memory that so many processes share, and its descriptor; fd: of one that is there already."""
+    size = Slots.nbytes_for(workers)
+    if fd is None:
+        fd = os.memfd_create("lbcore-slots")
+        os.ftruncate(fd, size)
+    return Slots(workers, buffer=mmap.mmap(fd, size)), fd
+
+
+class SharedCounts:
+    """What the workers of one generation share: `limits`, descriptor of the node's counters, and `slots`, of their own calls under way."""
+
+    def __init__(self, limits: int, workers: int) -> None:
+        self.limits = limits
+        self._slots, self.slots = shared_slots(workers)
+
+    def clear(self, worker: int) -> None:
+        """Forget the calls of a worker that is gone."""
+        self._slots.clear(worker)
+
+    def close(self) -> None:
+        """Let go of the memory; workers that have it keep it."""
+        os.close(self.slots)
+
+
+def units(settings: Settings, slots: Slots, worker: int, limits: Limits) -> SharedUnits:
+    """Give the units of the node's region, as one of its workers takes from them."""
     section = settings.document.gateway
     assert section is not None
-    wanted = (Units.__init__.__kwdefaults__ or {}) | section.unit.model_dump(exclude_none=True)
-    for key in ("concurrency", "queue"):
-        wanted[key] = math.ceil(wanted[key] / workers)
-    return Units(settings.region(section.region).units, **wanted | {"rate": wanted["rate"] / workers})
+    wanted = section.unit.model_dump(exclude_none=True)
+    return SharedUnits(settings.region(section.region).units, slots=slots, worker=worker, limits=limits, **wanted)
 
 
 class CountedGateway(Gateway):
@@ -128,3 +151,34 @@ class Documents:
     def labels(self) -> list[str]:
         """Give what its APIs are counted under."""
         return [_label(api.name, api.version) for api in self.configuration.apis] if self.configuration is not None else []
+
+
+class GatewayWorker(HttpWorker):
+    """A gateway. name: of the node in Via; text: of its document, "" = none.
+
+    number, workers: which one it is of how many; limits, slots: descriptors of the counters that they share
+    """
+
+    def __init__(self, settings: Settings, meter: Meter, name: str, text: str, number: int, workers: int, limits: int, slots: int) -> None:
+        section = settings.document.gateway
+        assert section is not None
+        super().__init__("gateway", section, settings, meter)
+        counters, under_way = shared_limits(limits)[0], shared_slots(workers, slots)[0]
+        taken = units(settings, under_way, number, counters)
+        self._gateway = self._serving = CountedGateway(
+            **options(settings, counters), units=taken, name=name, meter=meter, access_log=self._log
+        )
+        if not settings.region(section.region).enabled:
+            self._gateway.disable()
+        if text:
+            self._gateway.apply(Configuration.from_json(text.encode()))
+
+    async def document(self, text: str, labels: Sequence[str]) -> None:
+        """Serve by another document."""
+        self._meter.label(labels)
+        await self._gateway.update(Configuration.from_json(text.encode()))
+
+    def _gauges(self, engine: Forwarder) -> dict[str, float]:
+        load = self._gateway.units.load
+        capacity = {"capacity_avg": load.average, "capacity_max": load.most, "advice": self._gateway.units.scale_advice}
+        return super()._gauges(engine) | capacity

@@ -20,12 +20,10 @@ from lbcore.http.call import Call
 from lbcore.http.configured import access_log, certificates, front_door, retry_budget
 from lbcore.http.forward import Forwarder, Response, Target
 from lbcore.http.front import FrontDoor
-from lbcore.http.gateway import Configuration
 from lbcore.http.metrics import Meter
-from lbcore.http.regional import CountedGateway, options, shared_limits, units
 from lbcore.listener import Listener
 
-__all__ = ["Door", "DoorWorker", "GatewayWorker", "HttpWorker", "Serving"]
+__all__ = ["Door", "DoorWorker", "HttpWorker", "Serving"]
 
 logger = logging.getLogger(__name__)
 
@@ -170,30 +168,3 @@ class DoorWorker(HttpWorker):
 
     def _gauges(self, engine: Forwarder) -> dict[str, float]:
         return super()._gauges(engine) | {"budget": self._budget.balance}
-
-
-class GatewayWorker(HttpWorker):
-    """A gateway, one of `workers`. name: of the node in Via; limits: descriptor of shared counters; text: of the document, "" = none."""
-
-    def __init__(self, settings: Settings, meter: Meter, name: str, workers: int, limits: int, text: str) -> None:
-        section = settings.document.gateway
-        assert section is not None
-        super().__init__("gateway", section, settings, meter)
-        counters, _ = shared_limits(limits)
-        self._gateway = self._serving = CountedGateway(
-            **options(settings, counters), units=units(settings, workers), name=name, meter=meter, access_log=self._log
-        )
-        if not settings.region(section.region).enabled:
-            self._gateway.disable()
-        if text:
-            self._gateway.apply(Configuration.from_json(text.encode()))
-
-    async def document(self, text: str, labels: Sequence[str]) -> None:
-        """Serve by another document."""
-        self._meter.label(labels)
-        await self._gateway.update(Configuration.from_json(text.encode()))
-
-    def _gauges(self, engine: Forwarder) -> dict[str, float]:
-        load = self._gateway.units.load
-        capacity = {"capacity_avg": load.average, "capacity_max": load.most, "advice": self._gateway.units.scale_advice}
-        return super()._gauges(engine) | capacity
