@@ -49,6 +49,32 @@ async def test_ten_refused_connections_are_all_that_a_dead_gateway_gets(method: 
         assert here.lb.guard.cause(0) == "refused 10 times in a row"
 
 
+async def test_a_connection_that_was_closed_meanwhile_is_no_attempt_at_a_region() -> None:
+    """The gateway dies when the second call comes on a kept connection: one retry is enough to get an answer."""
+    gone = asyncio.Event()
+
+    async def die(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        await read_request(reader)
+        gone.set()
+        await reader.read()
+
+    async with world(die, retries=1, timeouts=Timeouts()) as here:
+        assert await here.get() == b"ok"
+        call = asyncio.create_task(here.get())
+        await gone.wait()
+        here.origins[0].kill()
+        assert await call == b"eastus"
+        assert here.door.counters["retries"] == here.door.counters["failed_refused"] == 1 and "failed_reset" not in here.door.counters
+
+
+async def test_without_retries_calls_stay_where_they_are() -> None:
+    async with world(silent, retries=0, patience=0.1, timeouts=Timeouts(first_byte=0.8)) as here:
+        assert {*await asyncio.gather(*(here.get() for _ in range(12)))} == {b"504"}
+        assert "moved" not in here.door.counters
+
+
 async def test_with_a_shared_table_the_next_look_takes_it_out() -> None:
     async with world() as first, shared(first) as here:
         assert {await here.get() for _ in range(30)} == {b"westeurope"}

@@ -168,14 +168,12 @@ class FrontDoor:
     def retry(self, call: Call, cause: str | None, /) -> Target | None:
         """Report the failure and give the next in rank that was not tried."""
         self._failed(call, cause)
-        if not call.repeatable or call.attempts > self._retries:
-            return None
-        return self._elsewhere(call, True)
+        return self._elsewhere(call, True) if call.repeatable else None
 
     def _elsewhere(self, call: Call, failed: bool = False) -> Target | None:
         before, _, tried = cast(_Way, call.state)
         tried = (*tried, before.target.name)
-        route = self._routes.next(call.client or None, tried, failed)
+        route = self._routes.next(call.client or None, tried, failed) if len(tried) <= self._retries else None
         if route is None:
             return None
         self._deposit()
