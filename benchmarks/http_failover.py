@@ -59,7 +59,12 @@ class Gateway(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(self.name), self.name)
-        asyncio.get_running_loop().call_later(self.delay, self.transport.write, answer * data.count(b"HTTP/1.1\r\n"))  # type: ignore[attr-defined]
+        asyncio.get_running_loop().call_later(self.delay, self.write, answer * data.count(b"HTTP/1.1\r\n"))
+
+    def write(self, answers: bytes) -> None:
+        """Answer, if anybody is still there."""
+        if not self.transport.is_closing():
+            self.transport.write(answers)  # type: ignore[attr-defined]
 
 
 async def serve_gateway(index: int) -> None:

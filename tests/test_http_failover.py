@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import socketserver
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from proxying import OK, Reader, Writer, answering, answers, read_request, request, talk
+from proxying import OK, Reader, Writer, answering, answers, on_both_loops, read_request, request, talk
 from test_http_front import CLIENTS, NAMES, World, named, silent, until, world
 
 import lbcore
@@ -20,15 +24,19 @@ from lbcore.sense.geo import GeoIP
 COOKIE = Affinity(b"0123456789abcdef")
 
 
+def all_near_the_first(lb: lbcore.Balancer) -> None:
+    for client in (None, *CLIENTS):
+        for index in range(len(NAMES)):
+            lb.table.seed(lb.match(client)[0], index, 10.0 + 20 * index, 2.0)
+    lb.tick()
+
+
 @asynccontextmanager
 async def shared(here: World, **options: object) -> AsyncIterator[World]:
     """Give the same world with a front door whose table others could share; this process is its owner."""
     block = mmap.mmap(-1, LatencyTable.nbytes_for(GeoIP(None).map.groups, 8))
     here.lb = lbcore.Balancer(here.lb.regions, buffer=block)
-    for client in (None, *CLIENTS):
-        for index in range(len(NAMES)):
-            here.lb.table.seed(here.lb.match(client)[0], index, 10.0 + 20 * index, 2.0)
-    here.lb.tick()
+    all_near_the_first(here.lb)
     here.lb.on_change(lambda change: here.changes.append((change.region, change.after)))
     here.door = FrontDoor(here.lb, **options)  # type: ignore[arg-type]
     async with here.door:
@@ -94,6 +102,67 @@ async def test_with_a_shared_table_calls_that_wait_go_elsewhere(groups: int) -> 
         async with asyncio.timeout(5):
             got = await asyncio.gather(*(here.get(f"X-Forwarded-For: {client}") for client in clients))
         assert {*got} == {b"eastus"} and here.changes == [("westeurope", "ejected")]
+
+
+async def test_a_late_tick_accuses_nobody_and_takes_back_what_was_said() -> None:
+    async with world(silent, patience=0.05, timeouts=Timeouts(), trusted=["127.0.0.1"]) as here:
+        all_near_the_first(here.lb)
+        said, waiting = dict[object, int](), here.lb.waiting
+
+        def note(name: Any, count: int, client: Any = None, **more: Any) -> None:
+            said[client] = count
+            waiting(name, count, client, **more)
+
+        here.lb.waiting = note  # type: ignore[method-assign, assignment]
+        calls = [asyncio.create_task(here.get(f"X-Forwarded-For: {client}")) for client in CLIENTS[:4]]  # one too few for a verdict
+        await until(lambda: sum(said.values()) == 4)
+        calls.append(asyncio.create_task(here.get(f"X-Forwarded-For: {CLIENTS[4]}")))
+        await until(lambda: len(here.origins[0].got) == 5)
+        time.sleep(0.1)
+        here.door.tick(0.06)
+        assert here.changes == [] and sum(said.values()) == 0
+        here.door.tick(0.04)
+        assert {*await asyncio.gather(*calls)} == {b"eastus"}
+        assert here.changes == [("westeurope", "ejected")]
+
+
+class Apart(socketserver.ThreadingTCPServer):
+    """A gateway that does not stand still when the test's loop does: one call a connection; those to /held wait for `release`."""
+
+    request_queue_size, daemon_threads = 100, True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Apart.Handler)
+        self.held, self.release = list[object](), threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            assert isinstance(self.server, Apart)
+            if self.request.recv(65536).startswith(b"GET /held"):
+                self.server.held.append(self)
+                self.server.release.wait(10)
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+
+
+@on_both_loops
+async def test_a_front_door_that_stood_still_accuses_nobody() -> None:
+    """Answers that came while the process did nothing are read before it says who waits."""
+    with Apart() as server:
+        async with world(patience=1.0, timeouts=Timeouts(), trusted=["127.0.0.1"]) as here:
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            here.lb.set_regions([lbcore.Region(NAMES[0], gateway=url), *here.lb.regions[1:]])
+            all_near_the_first(here.lb)
+            fields = [f"X-Forwarded-For: {client}" for client in CLIENTS]
+            for _ in range(20):
+                assert {await here.get(field) for field in fields} == {b"ok"}
+            calls = [asyncio.create_task(talk(here.port, request("GET", "/held", b"", field))) for field in fields * 3]
+            await until(lambda: len(server.held) == len(calls))
+            server.release.set()
+            time.sleep(1.3)
+            assert [answers(await call)[0].body for call in calls] == [b"ok"] * len(calls)
+            assert here.changes == [] and "moved" not in here.door.counters
+        server.shutdown()
 
 
 async def test_affinity_ends_where_the_clients_own_path_does() -> None:
