@@ -260,8 +260,8 @@ cdef class Limits:
             raise ValueError(f"period must be 0.001 s to 366 days, got {period!r}")
         if not (isfinite(now) and 0.0 <= now < 1e12):
             raise ValueError(f"now must be seconds from 0, got {now!r}")
-        fill(a, siphash(self.head.key, start, PyBytes_GET_SIZE(key), 1, 3), limit, length, <int64_t>(now * 1000.0))
-        return <int64_t>(now * 1000.0)
+        fill(a, siphash(self.head.key, start, PyBytes_GET_SIZE(key), 1, 3), limit, length, <int64_t>(now * 1000.0 + 0.5))
+        return a.now
 
     cdef inline Entry *at(self, uint64_t hashed, int step) noexcept nogil:
         return &self.table[((hashed >> SLOT_BITS) + step) & self.mask]
