@@ -31,10 +31,13 @@ def _by(given: str, info: ValidationInfo) -> str:
 def share_of(calls: int, units: Mapping[str, int]) -> dict[str, int]:
     """Give each region's part of a limit that all of them are to hold together: by its units, at least 1 call, as `regions` takes it.
 
-    Rounded down, so that the sum is `calls` at most, unless there are more regions than calls.
+    Rounded down, and who has most gives to who would have nothing: the sum is `calls` at most, unless there are more regions than calls.
     """
-    total = sum(units.values())
-    return {region: max(1, calls * count // total) for region, count in units.items()}
+    total = sum(units.values()) or 1
+    shares = {region: max(1, calls * count // total) for region, count in units.items()}
+    while sum(shares.values()) > max(calls, len(shares)):
+        shares[max(shares, key=shares.__getitem__)] -= 1
+    return shares
 
 
 class RateLimit(Policy):
