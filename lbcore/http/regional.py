@@ -17,7 +17,7 @@ from lbcore.http.call import Call
 from lbcore.http.configured import engine_options
 from lbcore.http.forward import Forwarder, Response, Target
 from lbcore.http.gateway import Configuration, Gateway, SharedUnits
-from lbcore.http.gateway.gateway import Visit
+from lbcore.http.gateway.calls import Visit
 from lbcore.http.metrics import Meter
 from lbcore.http.policies import KeySets
 from lbcore.http.workers import HttpWorker

@@ -1,6 +1,7 @@
 """The regional gateway: APIs by one immutable configuration at a time.
 
-    gateway        Gateway, the server: what becomes of each call
+    gateway        Gateway, the server: which configuration it serves by, whether it serves
+    calls          what becomes of each call
     configuration  Configuration, read from a document, everything wrong with it at once; `document` has its shape
     revision       Revision, a configuration compiled for one gateway
     router         Router, from host, path, version and method to an operation

@@ -29,8 +29,6 @@ _Steps = tuple[tuple[str, Step], ...]  # kind, step
 class Pipeline:
     """What is done for each call of one API. Every method runs in the event loop."""
 
-    __slots__ = ("_backend", "_inbound", "_on_error", "_outbound")
-
     def __init__(self, inbound: _Steps = (), backend: _Steps = (), outbound: _Steps = (), on_error: _Steps = ()) -> None:
         self._inbound, self._backend, self._outbound, self._on_error = inbound, backend, outbound, on_error
 
