@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 from gatewaying import document, serving, until
 from proxying import OK, Reader, Writer, answering, origin, read_request, resetting, understand
 
+from lbcore.http.forward import Timeouts
 from lbcore.http.gateway import Gateway, StaleRevisionError
+from lbcore.http.message import Request
+
+
+def request_for(path: str) -> Request:
+    return Request(b"GET", path.encode(), [], {b"host": b"a"}, True, False)
+
 
 STATUS = "/status-0123456789abcdef"
 
@@ -180,3 +188,82 @@ async def test_an_unchanged_backend_keeps_its_health_and_connections() -> None:
         here.gateway.apply(document(there.url, sequence=2))
         await here.ask()
         assert here.gateway.revision.backends["orders"] is backend and len(there.got) == 1  # type: ignore[union-attr]
+
+
+async def test_calls_leave_nothing_to_the_garbage_collector() -> None:
+    async with origin(answering(), record=False) as there, serving(document(there.url)) as here:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+
+        async def ask(times: int) -> None:
+            for _ in range(times):
+                writer.write(b"GET /orders/1 HTTP/1.1\r\nHost: a\r\n\r\n")
+                await reader.readuntil(b"ok")
+
+        await ask(20)
+        gc.collect()
+        gc.disable()
+        try:
+            await ask(200)
+            assert gc.collect() < 200
+        finally:
+            gc.enable()
+        writer.close()
+
+
+async def test_a_total_timeout_counts_from_the_calls_begin() -> None:
+    async def silent(reader: Reader, writer: Writer) -> None:
+        await reader.read()
+
+    policies = {"inbound": [{"policy": "timeout", "total": 0.05}]}
+    async with origin(silent) as there, serving(document(there.url, policies=policies), timeouts=Timeouts()) as here:
+        answer = await here.ask()
+        assert answer.status == 504 and answer.field(b"x-lbcore-revision") == b"1.1"
+        assert (await here.ask()).status == 504
+
+
+async def test_a_retry_policy_asks_again_after_some_statuses() -> None:
+    count = 0
+
+    async def sometimes(reader: Reader, writer: Writer) -> None:
+        nonlocal count
+        while True:
+            await read_request(reader)
+            count += 1
+            writer.write(OK if count % 3 == 0 else b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+
+    policies = {"backend": [{"policy": "retry", "count": 2, "statuses": [503]}]}
+    async with origin(sometimes) as there, serving(document(there.url, policies=policies)) as here:
+        assert (await here.ask()).status == 200 and count == 3
+        assert (await here.ask("POST", body=b"x")).status == 503 and count == 4
+
+
+async def test_a_client_that_leaves_while_a_policy_waits() -> None:
+    async with origin(answering()) as there, serving(document(there.url)) as here:
+        entered, release = asyncio.Event(), asyncio.Event()
+
+        class Slow:
+            """A pipeline whose inbound takes its time."""
+
+            def inbound(self, context: Any) -> Any:
+                async def wait() -> None:
+                    entered.set()
+                    await release.wait()
+
+                return wait()
+
+            def backend(self, context: Any) -> None:
+                return None
+
+        revision = here.gateway.revision
+        assert revision is not None
+        entrance = revision.router.find(request_for("/orders/1"))[0].api  # type: ignore[index]
+        object.__setattr__(entrance, "pipeline", Slow())
+        _, writer = await asyncio.open_connection("127.0.0.1", here.port)
+        writer.write(b"GET /orders/1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        await entered.wait()
+        resetting(writer)
+        await until(lambda: not here.gateway.engine.inbounds)
+        assert revision.calls == 0
+        release.set()
+        await asyncio.sleep(0)
+        assert len(there.got) == 0

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxying import OK, Reader, Writer, answering, origin, read_request, resetting
 
-from lbcore.http.gateway import Units
+from lbcore.http._limits import Limits, Slots
+from lbcore.http.gateway import SharedUnits, Units
 
 
 class Clock:
@@ -142,6 +143,29 @@ def test_resizing() -> None:
     units.resize(1)
     units.leave()
     assert not units.enter(0.0)
+
+
+def test_workers_share_concurrency_and_rate() -> None:
+    slots, limits = Slots(2), Limits(1024)
+    one, two = (SharedUnits(1, slots=slots, worker=worker, limits=limits, concurrency=3, rate=1000.0) for worker in range(2))
+    assert [one.enter(1.0), two.enter(1.0), two.enter(1.0), one.enter(1.0), two.enter(1.0)] == [True, True, True, False, False]
+    two.leave()
+    assert one.enter(1.0) and not two.enter(1.0) and (one.under_way, two.under_way, slots.in_flight()) == (2, 1, 3)
+    slots.clear(0)  # the first worker died: the supervisor gives back what it held
+    assert two.enter(1.0) and two.enter(1.0)
+    fast = [SharedUnits(1, slots=Slots(2), worker=worker, limits=limits, concurrency=10_000, rate=400.0) for worker in range(2)]
+    assert sum(units.enter(2.0) for _ in range(200) for units in fast) == 100  # a quarter of a second of it at one instant
+
+
+async def test_what_another_worker_gives_back_is_noticed() -> None:
+    slots, limits = Slots(2), Limits(1024)
+    one, two = (SharedUnits(1, slots=slots, worker=worker, limits=limits, concurrency=1, patience=5.0) for worker in range(2))
+    loop = asyncio.get_running_loop()
+    assert one.enter(loop.time())
+    waiting = two.wait(loop.time())
+    assert isinstance(waiting, asyncio.Future)
+    one.leave()
+    assert await asyncio.wait_for(waiting, 3) and slots.in_flight() == 1
 
 
 @pytest.mark.parametrize("options", [

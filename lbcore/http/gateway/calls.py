@@ -165,11 +165,15 @@ class Calls:
         entrance = cast(Entrance, visit.entrance)
         following = entrance.pipeline.backend(visit)
         if following is None or isinstance(following, Response):
-            return following or self._leave_for(visit)
+            return following or self._leave_if_there(visit)
         return await self._after_backend(visit, following)
 
     async def _after_backend(self, visit: Visit, waiting: Awaitable[Response | None]) -> Target | Response:
-        return await waiting or self._leave_for(visit)
+        return await waiting or self._leave_if_there(visit)
+
+    def _leave_if_there(self, visit: Visit) -> Target | Response:
+        """Go on after something was waited for, unless the client is gone by now."""
+        return Response(503) if visit.call.finished else self._leave_for(visit)
 
     def _missed(self, visit: Visit, miss: Miss) -> Response | Awaitable[Response]:
         """Answer what no operation is for. A CORS preflight request asks about another one, whose inbound policies may answer it."""
@@ -211,7 +215,8 @@ class Calls:
         if not visit.rewritten and (request.target is visit.target or _same_path(request.target, visit.target)):
             request.target = cast(Route, visit.route).below(request.target)
         if visit.timeout is not None and visit.timeout.total is not None:
-            visit.timer = asyncio.get_running_loop().call_later(visit.timeout.total, visit.call.expire)
+            left = visit.timeout.total - (self._clock() - visit.call.begun_at)
+            visit.timer = asyncio.get_running_loop().call_later(max(0.0, left), visit.call.expire)
         self._undeposited += 1
         return self._go(visit, origin.pick())
 
@@ -271,8 +276,9 @@ class Calls:
         way, lb = cast(Way, visit.way), cast(Backend, visit.origin).lb
         took = call.head_at - call.sent_at
         if took >= 0 and call.request.received <= SMALL:
-            lb.observe(way.name, took * 1000.0)
-        lb.report(way.name, True, gen=visit.gen)
+            lb.answered(way.name, took * 1000.0, None, gen=visit.gen)
+        else:
+            lb.report(way.name, True, gen=visit.gen)
 
     def _report(self, visit: Visit, cause: str | None) -> None:
         self._counters[f"failed_{cause or 'here'}"] += 1
@@ -299,6 +305,7 @@ class Calls:
                 self._let_go(revision)
         if self.on_done is not None:
             self.on_done(call, visit)
+        call.state = None  # or the two would hold each other until the garbage collector comes
 
     def _explanation(self, visit: Visit) -> bytes:
         way = cast(Way, visit.way)

@@ -204,7 +204,7 @@ class SharedUnits(Units):
     def leave(self) -> None:
         """End a call."""
         self._slots.end(self._worker)
-        super().leave()
+        Units.leave(self)  # super() is not for a method that Cython compiles as cpdef
 
     def _next_chance(self, now: float) -> float:
         return now + _LOOK
