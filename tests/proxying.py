@@ -231,7 +231,8 @@ async def talk(port: int, *parts: bytes, pause: float = 0.0, end: bool = False, 
                 writer.write(part)
                 await asyncio.sleep(pause)
             if end:
-                writer.write_eof()
+                with suppress(OSError):  # it is closed already
+                    writer.write_eof()
         return heard.result()
     finally:
         writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from proxying import QUICK, Answer, Heard, Origin, Reader, To, Writer, answers, forwarding, origin, talk
 
 from lbcore.http.forward import Timeouts
+from lbcore.http.gateway import Gateway, Units
 
 # ===== clients
 
@@ -52,6 +53,11 @@ def echo(method: bytes, target: bytes, body: bytes) -> bytes:
 
 async def echoing(reader: Reader, writer: Writer) -> None:
     """Answer every request with what was understood of it, by h11."""
+    with suppress(h11.RemoteProtocolError):  # a client's body ended early
+        await _echo(reader, writer)
+
+
+async def _echo(reader: Reader, writer: Writer) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     method = target = body = b""
     while True:
@@ -172,6 +178,38 @@ def _answers_to(data: bytes, got: list[Heard]) -> list[Answer]:
         assert found[-1].status in (400, 408, 413, 414, 417, 431, 501, 505, 508) and found[-1].complete
         return found[:-1]
     return found
+
+
+@pytest.mark.slow
+def test_a_gateway_passes_on_nothing_ambiguous_either(caplog: pytest.LogCaptureFixture) -> None:
+    """Here many requests are answered at once and on the spot: no path, no such method, a limit."""
+    apis = [{"name": "site", "path": "/", "backend": "site", "operations": [{"name": "get", "method": "GET", "path": "/"}]}]
+    with asyncio.Runner() as runner:
+        context = origin(echoing)
+        there = runner.run(context.__aenter__())
+        gateway = Gateway("westeurope", units=Units(4), timeouts=QUICK)
+        runner.run(gateway.__aenter__())
+        gateway.apply({"epoch": 1, "sequence": 1, "backends": [{"name": "site", "urls": [there.url]}], "apis": apis})
+        _, port = runner.run(gateway.listen("127.0.0.1", 0))
+
+        async def visit(parts: list[bytes]) -> None:
+            there.got.clear()
+            await talk(port, *parts, end=True)
+            for data in there.got:
+                found, refused = heard_in(bytes(data))
+                assert not refused and not any(b"smuggled" in each.target for each in found)
+
+        @given(pieces(STREAM))
+        def check(parts: list[bytes]) -> None:
+            runner.run(visit(parts))
+
+        try:
+            check()
+            assert gateway.units.under_way == 0 and not gateway.counters.get("exceptions")
+        finally:
+            runner.run(gateway.close())
+            runner.run(context.__aexit__(None, None, None))
+    assert not caplog.records
 
 
 # ===== upstreams

@@ -28,7 +28,7 @@ from proxying import (
     talk,
 )
 
-from lbcore.http.forward import Limits, Timeouts
+from lbcore.http.forward import Limits, Response, Timeouts
 
 
 async def sip(reader: Reader, size: int, pause: float) -> int:
@@ -152,6 +152,19 @@ async def test_an_end_between_two_pipelined_requests_loses_none() -> None:
         for _ in range(50):
             data = await talk(port, request(close=False) * 20, end=True)
             assert len(answers(data, ["GET"] * 20)) == 20
+
+
+@pytest.mark.parametrize("rest", [b"GET /2 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2, b"what?\r\n\r\n", b""])
+@pytest.mark.parametrize("here", [True, False])
+async def test_what_follows_the_last_answer_is_not_looked_at(here: bool, rest: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether the answer is made here, at once, or comes from an upstream."""
+    async with origin(answering()) as there:
+        handler = To(there.url)
+        handler.answer = Response(200, b"ok") if here else None
+        async with forwarding(handler) as port:
+            data = await talk(port, b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + rest)
+            assert len(handler.calls) == 1 and data.count(b"HTTP/1.1 ") == 1 and answers(data)[0].body == b"ok"
+    assert not caplog.records
 
 
 # ===== upstreams

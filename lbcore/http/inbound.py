@@ -200,6 +200,8 @@ class Inbound:
         Source: RFC 9112 §9.6.
         """
         self._closing = True
+        self._refusal = None
+        self.reader.ready.clear()  # what came after it is nobody's business any more
         if self.transport.is_closing():
             return
         if self._ended or self.secure or not self.transport.can_write_eof():
