@@ -177,6 +177,7 @@ def _configuration(url: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+PATIENCE = 30.0  # seconds: everything runs in one loop, on a machine that may have much to do
 WAYS = ("front", "gateway")
 
 
@@ -188,11 +189,14 @@ async def way_to(url: str, way: str, **listen: Any) -> AsyncIterator[str]:
     """
     async with AsyncExitStack() as stack:
         if way == "gateway":
-            gateway = await stack.enter_async_context(Gateway("westeurope", units=Units(16), trusted=["127.0.0.1"]))
+            units, connections = Units(16, patience=PATIENCE), {"connect": PATIENCE}
+            gateway = Gateway("westeurope", units=units, trusted=["127.0.0.1"], connections=connections)
+            await stack.enter_async_context(gateway)
             gateway.apply(_configuration(url))
             url = "http://{}:{}".format(*await gateway.listen("127.0.0.1", 0))
         lb = lbcore.Balancer([lbcore.Region("westeurope", gateway=url)])
-        door = await stack.enter_async_context(FrontDoor(lb))
+        door = await stack.enter_async_context(FrontDoor(lb, patience=PATIENCE))
+        door.engine.upstream(url, connect=PATIENCE)
         host, port = await door.listen("127.0.0.1", 0, **listen)
         yield f"{host}:{port}"
 

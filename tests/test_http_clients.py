@@ -31,7 +31,7 @@ def curl(program: Callable[[str], str]) -> Curl:
 
     async def run(*arguments: str, body: bytes | None = None, errors: bool = False) -> bytes:
         process = await asyncio.create_subprocess_exec(
-            path, "-sS", "--fail-with-body", "-m", "20", "--noproxy", "*", *arguments,
+            path, "-sS", "--fail-with-body", "-m", "60", "--noproxy", "*", *arguments,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         output, complaints = await process.communicate(body)
@@ -82,7 +82,7 @@ async def test_curl_writes(way: str, curl: Curl, tmp_path: Path) -> None:
 @both
 async def test_curl_waits_for_100(way: str, curl: Curl) -> None:
     async with site() as (_, url), way_to(url, way) as there:
-        wait = ("-v", "-H", "Expect: 100-continue", "--expect100-timeout", "15", "-X", "PUT", "-d", "x" * 5000)
+        wait = ("-v", "-H", "Expect: 100-continue", "--expect100-timeout", "50", "-X", "PUT", "-d", "x" * 5000)
         shown = await curl(*wait, f"{there}/sum", errors=True)
         assert shown.index(b"< HTTP/1.1 100 Continue") < shown.index(b"< HTTP/1.1 200 OK")
         with pytest.raises(AssertionError, match="417"):
@@ -126,7 +126,7 @@ async def slowly(parts: int) -> AsyncIterator[bytes]:
 @both
 async def test_httpx(way: str) -> None:
     async with site() as (_, url), way_to(url, way) as there:
-        async with httpx.AsyncClient(base_url=f"http://{there}", trust_env=False, follow_redirects=True) as client:
+        async with httpx.AsyncClient(base_url=f"http://{there}", trust_env=False, follow_redirects=True, timeout=60) as client:
             assert (await client.get("/text")).content == (await client.get("/gzip")).content == TEXT
             assert (await client.head("/big/123")).headers["content-length"] == "123"
             assert (await client.get("/again")).json()["method"] == "GET"
@@ -137,7 +137,7 @@ async def test_httpx(way: str) -> None:
             assert (await client.put("/sum", content=slowly(50))).text == expected
             async with client.stream("GET", "/big/3000000") as response:
                 assert sum([len(part) async for part in response.aiter_raw()]) == 3_000_000
-            said = [f"{number}" for number in range(200)]
+            said = [f"{number}" for number in range(60)]
             answers = await asyncio.gather(*(client.post("/echo", content=each, headers={"X-Say": each}) for each in said))
             assert [(each.json()["body"], each.headers["x-said"]) for each in answers] == [(each, each) for each in said]
             fields = (await client.get("/echo", headers=[(b"X-Odd", "\u00e9 \"'".encode())])).json()["fields"]
@@ -150,7 +150,7 @@ async def test_httpx_over_tls() -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     async with site() as (_, url), way_to(url, "front", tls=context) as there:
-        async with httpx.AsyncClient(base_url=f"https://{there}", verify=trusting, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"https://{there}", verify=trusting, trust_env=False, timeout=60) as client:
             big = bytes(3_000_000)
             assert (await client.put("/sum", content=big)).text == f"{len(big)} {hashlib.sha256(big).hexdigest()}"
             assert (await client.get("/big/3000000")).content == big
@@ -189,7 +189,7 @@ async def test_server_sent_events_are_not_held_back(way: str) -> None:
 @both
 async def test_http_client(way: str) -> None:
     def visit(there: str) -> None:
-        connection = http.client.HTTPConnection(there, timeout=10)
+        connection = http.client.HTTPConnection(there, timeout=60)
         chunked = {"Transfer-Encoding": "chunked"}
         for number in range(5):
             connection.request("POST", "/echo", body=iter([b"a", b"b" * number]), encode_chunked=True, headers=chunked)
