@@ -96,6 +96,10 @@ class Forwarder:
 
     trusted: networks of the proxies in front, whose word on clients is believed; name: in Via, None = one that nobody else has
     clock: monotonic seconds
+
+    A client that ends its side (FIN) while a call is under way still gets its answer, as HTTP has it: whether it is gone shows when it
+    is written to. Methods that llhttp does not know are answered with 501. Upstreams are believed that no body follows their answer to
+    HEAD: one that comes while nobody uses the connection ends it, one that comes later is taken for the next answer.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ cdef class Heads:
     cdef bytes _via, _prefix
     cdef object _numbers
     cpdef identify(self, Call call)
-    cdef str _client(self, bytes chain, str peer)
+    cdef str _client(self, list chain, str peer)
 
     @cython.locals(inbound=Inbound, request=Request, lines=list)
     cpdef bytes request(self, Call call, Target target)

@@ -1,7 +1,8 @@
 """Heads: what is written to upstreams and clients, and whom to believe about where a request came from.
 
     untrusted peer      what it says in Forwarded, X-Forwarded-*, X-Real-IP and X-Request-Id is dropped; the client is the peer
-    trusted peer        its X-Forwarded-For is read from the right, the first address that is not trusted is the client; the peer is added
+    trusted peer        its X-Forwarded-For (without one: its Forwarded) is read from the right, the first address that is not trusted
+                        is the client; the peer is added
 No I/O.
 """
 
@@ -81,16 +82,18 @@ class Heads:
                 special.pop(name, None)
             return
         if (chain := special.get(b"x-forwarded-for")) is not None:
-            call.client = self._client(chain, inbound.client)
+            call.client = self._client(chain.decode("latin-1").split(","), inbound.client)
+        elif (forwarded := special.get(b"forwarded")) is not None:
+            call.client = self._client(_nodes(forwarded.decode("latin-1")), inbound.client)
         if (given := special.get(b"x-request-id")) is not None and 0 < len(given) <= 128 and b'"' not in given:
             call.request_id = given
 
-    def _client(self, chain: bytes, peer: str) -> str:
+    def _client(self, chain: list[str], peer: str) -> str:
         """Read from the right: whoever is not trusted may have invented everything to the left of it."""
         client = peer
-        for hop in reversed(chain.decode("latin-1").split(",")[-_HOPS:]):
+        for hop in reversed(chain[-_HOPS:]):
             try:
-                client = str(ipaddress.ip_address(hop.strip(' \t"[]')))
+                client = _address(hop.strip(' \t"'))
             except ValueError:
                 return client
             if client not in self.trusted:
@@ -202,6 +205,25 @@ class Heads:
             call.request_id = b"%b-%08x" % (self._prefix, next(self._numbers))
         lines = self._tail(call) + call.extra
         return own_response(response, lines, call.inbound.closes(call), call.request.method == b"HEAD")
+
+
+def _nodes(forwarded: str) -> list[str]:
+    """Give for whom each hop of a Forwarded field speaks, "" = it does not say.
+
+    Commas in quoted strings divide, too: what a client invented may not hide what a proxy added to the right of it.
+    """
+    return [
+        next((pair[4:] for part in hop.split(";") if (pair := part.strip(" \t"))[:4].lower() == "for="), "") for hop in forwarded.split(",")
+    ]
+
+
+def _address(node: str) -> str:
+    """Give a node's address without its port; ValueError for what has none. Source: RFC 7239 §6."""
+    if node.startswith("["):
+        node = node[1:].partition("]")[0]
+    elif node.count(":") == 1:
+        node = node.partition(":")[0]
+    return str(ipaddress.ip_address(node))
 
 
 def _append(chain: bytes | None, last: bytes) -> bytes:

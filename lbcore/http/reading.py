@@ -6,10 +6,11 @@ through or leaves to its user. No I/O.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from lbcore.http.message import (
     ORDINARY,
@@ -27,6 +28,7 @@ from lbcore.http.message import (
 
 __all__ = ["Limits", "RequestReader"]
 
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")  # RFC 9110 §9.1; llhttp knows those of the registry and some more
 _REMEMBERED = 4096  # bytes of a head, on each connection
 
 
@@ -114,6 +116,8 @@ class RequestReader:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             offset = upgrade.args[0]
+        except HttpParserInvalidMethodError as error:
+            raise Refusal(501, "unknown method") if _METHOD.match(data) else refusal_of(error) from None
         except HttpParserError as error:
             raise refusal_of(error) from None
         else:
