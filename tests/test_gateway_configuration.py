@@ -76,10 +76,10 @@ def test_every_violation_is_reported_at_once() -> None:
         "policies": {"inbond": [], "inbound": [{"policy": "set-heder"}]},
     })  # fmt: skip
     assert [*found] == [
-        "apis[0].name", "apis[0].operations[0].method", "apis[0].operations[0].path", "apis[0].path", "apis[0].zzz", "apis[1].backend",
-        "apis[2].path", "apis[3].operations[1].name", "apis[3].operations[1].path", "apis[4]", "backends[0].probe.interval",
-        "backends[0].urls[0]", "backends[0].urls[1]", "backends[1].urls", "epoch", "policies.inbond", "policies.inbound[0].policy",
-        "sequence", "what",
+        "apis[0].backend", "apis[0].name", "apis[0].operations[0].method", "apis[0].operations[0].path", "apis[0].path", "apis[0].zzz",
+        "apis[1].backend", "apis[2].backend", "apis[2].path", "apis[3].operations[1].name", "apis[3].operations[1].path", "apis[4]",
+        "backends[0].probe.interval", "backends[0].urls[0]", "backends[0].urls[1]", "backends[1].urls", "epoch", "policies.inbond",
+        "policies.inbound[0].policy", "sequence", "what",
     ]  # fmt: skip
     assert found["apis[1].backend"] == ("order", "the name of one of the backends", "orders")
     assert found["policies.inbound[0].policy"][2] == "set-header" and found["policies.inbond"][2] == "inbound"

@@ -225,11 +225,8 @@ class _Reader:
 
     def _check_apis(self, apis: Sequence[tuple[str, ApiEntry]], policies: Sequence[Policies], everywhere: Policies) -> None:
         self._once(((f"{where}.name", f"{api.name} {api.version}".rstrip()) for where, api in apis), "a name and version")
-        known = {str(entry["name"]) for entry in self._listed("backends") if isinstance(entry.get("name"), str)}
+        self._check_backends_named()
         for (where, api), own in zip(apis, policies, strict=True):
-            if api.backend and api.backend not in known:
-                near = next(iter(nearest(api.backend, known)), None)
-                self._wrong(f"{where}.backend", api.backend, "the name of one of the backends", near)
             if not api.backend and not _kinds(everywhere, own) & _FIND_BACKENDS and not self._spoilt(f"{where}.policies", "policies"):
                 self._wrong(f"{where}.backend", None, "the name of a backend, or a policy set-backend, mock-response or return-response")
             self._check_versioning(where, api)
@@ -238,9 +235,18 @@ class _Reader:
         if sum(len(api.operations) for _, api in apis) > MOST_OPERATIONS:
             self._wrong("apis", f"{sum(len(api.operations) for _, api in apis)} operations", f"at most {MOST_OPERATIONS} in all")
 
-    def _listed(self, key: str) -> Iterator[Mapping[str, Any]]:
+    def _check_backends_named(self) -> None:
+        """Look for the backends of all APIs, also of those with something else wrong, among all names that backends have."""
+        known = {name for _, entry in self._listed("backends") if isinstance(name := entry.get("name"), str)}
+        for number, entry in self._listed("apis"):
+            name = entry.get("backend")
+            if isinstance(name, str) and name and name not in known:
+                near = next(iter(nearest(name, known)), None)
+                self._wrong(f"apis[{number}].backend", name, "the name of one of the backends", near)
+
+    def _listed(self, key: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         listed = self._document.get(key)
-        yield from (entry for entry in (listed if isinstance(listed, list) else ()) if isinstance(entry, Mapping))
+        yield from ((at, entry) for at, entry in enumerate(listed if isinstance(listed, list) else ()) if isinstance(entry, Mapping))
 
     def _spoilt(self, *places: str) -> bool:
         """Say whether something was found wrong below one of these key paths: who knows what was meant there."""
