@@ -1,4 +1,5 @@
-"""The tests of the core, and of the compiled HTTP engine, again: built with bounds checks and under AddressSanitizer + UndefinedBehaviorSanitizer.
+"""The tests of the core, and of the compiled HTTP engine, again: built with bounds checks, and under AddressSanitizer +
+UndefinedBehaviorSanitizer.
 
 Each build happens in a copy of the tree, so the modules in use stay as they are. Races are hunted elsewhere, by C threads under
 ThreadSanitizer (tests/race/).
