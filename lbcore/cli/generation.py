@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lbcore.balancer import LOOK_INTERVAL, TICK_INTERVAL, Change
@@ -31,7 +32,8 @@ __all__ = ["Crew", "Generation"]
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 15.0  # seconds for an answer
+PATIENCE = 60.0  # seconds for an answer: a document of 100,000 operations takes its time
+WATCH = 10.0  # seconds
 START = 60.0  # seconds in which a worker must be ready
 SETTLED = 10.0  # seconds after which a worker's end is no sign of trouble with its start
 LONGEST_WAIT = 10.0  # seconds before another try
@@ -85,6 +87,7 @@ class Generation:
         self._keeping: set[asyncio.Task[None]] = set()
         self._minding: set[asyncio.Task[None]] = set()
         self._accepting: set[str] = set()  # roles
+        self._asked: dict[Child, asyncio.Task[Any]] = {}
         self._ending = False
 
     # ---- begin
@@ -101,6 +104,7 @@ class Generation:
                         firsts.create_task(self._keep(role, number))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        self._mind(_every(WATCH, self._watch))
         await self._open("gateway")  # whose region may be probed in a moment
         await self._probe()
 
@@ -211,10 +215,12 @@ class Generation:
         """Say who accepts on which of the role's sockets."""
         if role not in self._accepting or self._ending:
             return
-        crew, living = self.crews[role], self._living[role]
+        crew, living = self.crews[role], {**self._living[role]}
+        telling = []
         for number, places in spread(len(crew.places), [*living], crew.workers).items():
-            if (child := living.get(number)) is not None:
-                await self._told(child, child.accept({place: crew.places[place] for place in places}))
+            child = living[number]
+            telling.append(self._told(child, child.accept({place: crew.places[place] for place in places})))
+        await asyncio.gather(*telling)
 
     async def _told(self, child: Child, telling: Awaitable[Any]) -> Any:
         """Wait for the answer of a worker that may end at any moment; one that does not answer is as good as dead."""
@@ -226,6 +232,16 @@ class Generation:
         except TimeoutError:
             logger.error("%s does not answer; it is killed", child.words)
             child.kill()
+
+    def _watch(self) -> None:
+        """Ask every worker whether it still does anything."""
+        for child in [child for living in self._living.values() for child in living.values()]:
+            if child not in self._asked:
+                self._asked[child] = asyncio.create_task(self._told(child, child.ask("ping")))
+                self._asked[child].add_done_callback(partial(self._answered, child))
+
+    def _answered(self, child: Child, _: asyncio.Task[Any]) -> None:
+        self._asked.pop(child, None)
 
     # ---- while it serves
 
@@ -259,9 +275,9 @@ class Generation:
     async def finish(self, grace: float, last: bool) -> None:
         """End all workers, `grace` seconds for calls under way, and then the table. last: nobody accepts on the sockets after this."""
         self._ending = True
-        await _cancel(self._keeping)
+        await _cancel({*self._keeping})
         await asyncio.gather(*(self._finish_one(child, grace, last) for child in [*self._all]))
-        await _cancel(self._minding)
+        await _cancel({*self._minding, *self._asked.values()})
         self.table.close()
         for crew in self.crews.values():
             if crew.shared is not None:
@@ -292,7 +308,7 @@ async def _every(seconds: float, work: Callable[[], object]) -> None:
             logger.exception("%s failed; the next one tries again", work.__name__)
 
 
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
     found = [*tasks]
     for task in found:
         task.cancel()

@@ -6,6 +6,7 @@ SIGHUP reloads, SIGTERM and SIGINT end it gracefully, a second one at once. syst
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -255,6 +256,8 @@ class Supervisor:
             _close(crew, self._current.crews.get(role))
         await before.finish(drain, False)
         self._leaving.discard(before)
+        del before
+        gc.collect()  # it is full of cycles, and holds memory that is mapped
 
     # ---- end
 

@@ -58,7 +58,7 @@ class Node:
         self._grace = 0.0
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.do = {name: getattr(self, name) for name in ("open", "accept", "document", "reload", "metrics", "finish")}
+        self.do = {name: getattr(self, name) for name in ("open", "accept", "document", "reload", "metrics", "ping", "finish")}
 
     async def open(self, asked: Asked) -> None:
         """Be ready to serve."""
@@ -90,6 +90,9 @@ class Node:
     async def metrics(self, asked: Asked) -> str:
         """Give metrics that are in no shared memory."""
         return await self._role.metrics()
+
+    async def ping(self, asked: Asked) -> None:
+        """Be there."""
 
     async def finish(self, asked: Asked) -> None:
         """Begin to end."""
