@@ -151,6 +151,7 @@ async def test_the_example_works_as_it_is(start: Start, tmp_path: Path) -> None:
         answer = await client.get("http://{}:{}/hello/world".format(*run.address()), headers={"X-Lbcore-Explain": "1"})
     assert answer.status_code == 200 and answer.json() == {"hello": "from the gateway"}
     assert answer.headers["x-lbcore-region"] == "westeurope" and json.loads(answer.headers["x-lbcore-explain"])["region"] == "westeurope"
+    assert len(answer.headers.get_list("x-request-id")) == 1
     assert await resolve(run) == ["127.0.0.1"]
     found = await run.metrics()
     assert found["lbcore_http_answered_total"] == {("westeurope", "2xx"): 1}

@@ -76,6 +76,8 @@ class Call:
     async def _decide(self, decision: Awaitable[Target | Response]) -> None:
         try:
             found = await decision
+            if not isinstance(found, (Target, Response)):
+                raise TypeError(f"a decision is a Target or a Response, not {found!r}")
         except Exception:
             self.inbound.engine.unexpected("a handler's decision")
             found = Response(500)
@@ -109,10 +111,16 @@ class Call:
     def attach(self, connection: Outbound) -> None:
         """Send the request, as far as it is there."""
         request = self.request
+        assert self.target is not None
+        try:
+            head = self.inbound.engine.heads.request(self, self.target)
+        except Exception:  # a handler or a policy put something into the fields that are no bytes
+            self.inbound.engine.unexpected("writing a request")
+            self.reply(Response(500))
+            connection.upstream.give(connection)
+            return
         self.connection, connection.call = connection, self
         connection.reader.begin(request.method == b"HEAD")
-        assert self.target is not None
-        head = self.inbound.engine.heads.request(self, self.target)
         self.started = True
         self.sent_at = self.inbound.engine.clock()
         connection.transport.write(head)
@@ -180,7 +188,8 @@ class Call:
 
     def _failure(self, cause: str | None) -> Target | None:
         try:
-            return self.inbound.engine.handler.retry(self, cause)
+            following = self.inbound.engine.handler.retry(self, cause)
+            return following if isinstance(following, Target) else None
         except Exception:
             self.inbound.engine.unexpected("a handler's retry")
             return None
@@ -235,12 +244,15 @@ class Call:
 
     def expire(self) -> None:
         """The whole call took too long."""
+        if self.finished:
+            return
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.drop()
         if self.status:
             self._cut_off("timeout")
             return
+        self.started, self._replayable = True, False  # there is no time left to try again
         if self.target is not None:
             self._failure("timeout")
         self._answer_failure("timeout")
@@ -248,7 +260,8 @@ class Call:
     def relayed(self) -> None:
         """Take the end of the other protocol."""
         self.inbound.call = None
-        self._done()
+        if not self.finished:
+            self._done()
 
     # ---- the response
 
@@ -260,7 +273,12 @@ class Call:
         if not self.status:
             if not reader.status or not self._accept(reader):
                 return
-            parts.append(self.inbound.engine.heads.response(self, reader))
+            try:
+                parts.append(self.inbound.engine.heads.response(self, reader))
+            except Exception:
+                self.inbound.engine.unexpected("writing a response")
+                self._replace(reader, Response(500))
+                return
         self._pass_body(reader, parts)
         if reader.complete:
             self._finish()
@@ -279,7 +297,7 @@ class Call:
         if isinstance(following, Response):
             self._replace(reader, following)
             return False
-        if following is not None and self.repeatable:
+        if isinstance(following, Target) and self.repeatable:
             self.redirect(following)
             return False
         self.status = reader.status
@@ -337,8 +355,14 @@ class Call:
 
     def reply(self, response: Response) -> None:
         """Answer from here."""
+        try:
+            data = self.inbound.engine.heads.own(self, response)
+        except Exception:
+            self.inbound.engine.unexpected("writing a response")
+            response = Response(500)
+            data = self.inbound.engine.heads.own(self, response)
         self.status, self.size = response.status, len(response.body)
-        self.inbound.write(self.inbound.engine.heads.own(self, response))
+        self.inbound.write(data)
         inbound = self.inbound
         self._done()
         inbound.answered(self)

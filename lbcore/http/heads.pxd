@@ -14,6 +14,7 @@ cdef class Heads:
     cdef bytes _via, _prefix
     cdef object _numbers
     cpdef identify(self, Call call)
+    cpdef bytes identifier(self, Call call)
     cdef str _client(self, list chain, str peer)
 
     @cython.locals(inbound=Inbound, request=Request, lines=list)

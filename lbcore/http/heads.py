@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-from lbcore.http.message import Field, Response, own_response, status_line, tokens
+from lbcore.http.message import Field, Response, own_response, plain_address, status_line, tokens
 
 if TYPE_CHECKING:
     from lbcore.http.call import Call
@@ -25,17 +25,23 @@ if TYPE_CHECKING:
 __all__ = ["Heads", "Trusted"]
 
 # What a proxy says of those before it; Via as well goes into the lines that tell the upstream.
-_SAID = (b"x-forwarded-for", b"forwarded", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-forwarded-port")
+_SAID = (
+    b"x-forwarded-for", b"forwarded", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-forwarded-port", b"x-real-ip",
+)  # fmt: skip
 _SAYING = frozenset(_SAID)
 _ABOUT_CLIENT = _SAYING | {b"via"}
+_LONGEST = 64  # characters of an address that is remembered
 _HOPS = 32  # entries of X-Forwarded-For that are looked at
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Trusted:
     """Networks whose word is believed. networks: CIDR notation or single addresses; ValueError for what is neither."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._networks = [_plain_network(ipaddress.ip_network(network)) for network in networks]
         self._known: dict[str, bool] = {}
 
     def __contains__(self, address: str) -> bool:
@@ -44,16 +50,23 @@ class Trusted:
         if (known := self._known.get(address)) is None:
             if len(self._known) > 4096:
                 self._known.clear()
-            known = self._known[address] = self._find(address)
+            known = self._find(address)
+            if len(address) <= _LONGEST:  # conditions ask for whatever a client wrote
+                self._known[address] = known
         return known
 
     def _find(self, text: str) -> bool:
         try:
-            address = ipaddress.ip_address(text.partition("%")[0])
+            address = ipaddress.ip_address(plain_address(text.partition("%")[0]))
         except ValueError:
             return False
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        return any(mapped in network for network in self._networks)
+        return any(address in network for network in self._networks)
+
+
+def _plain_network(network: _Network) -> _Network:
+    if network.version == 6 and network.prefixlen >= 96 and (first := network.network_address.ipv4_mapped) is not None:
+        return ipaddress.IPv4Network((first, network.prefixlen - 96))
+    return network
 
 
 class Heads:
@@ -88,6 +101,11 @@ class Heads:
         if (given := special.get(b"x-request-id")) is not None and 0 < len(given) <= 128 and b'"' not in given:
             call.request_id = given
 
+    def identifier(self, call: Call) -> bytes:
+        """Give a call an id, when no trusted peer did."""
+        call.request_id = b"%b-%08x" % (self._prefix, next(self._numbers))
+        return call.request_id
+
     def _client(self, chain: list[str], peer: str) -> str:
         """Read from the right: whoever is not trusted may have invented everything to the left of it."""
         client = peer
@@ -110,7 +128,7 @@ class Heads:
     def request(self, call: Call, target: Target) -> bytes:
         """Write a request's head."""
         request = call.request
-        call.request_id = identifier = call.request_id or b"%b-%08x" % (self._prefix, next(self._numbers))
+        identifier = call.request_id or self.identifier(call)
         path = request.target
         if target.prefix and path[0] == 0x2F:
             path = target.prefix + path
@@ -202,7 +220,7 @@ class Heads:
     def own(self, call: Call, response: Response) -> bytes:
         """Write a response that is made here."""
         if not call.request_id:
-            call.request_id = b"%b-%08x" % (self._prefix, next(self._numbers))
+            self.identifier(call)
         lines = self._tail(call) + call.extra
         return own_response(response, lines, call.inbound.closes(call), call.request.method == b"HEAD")
 
@@ -223,7 +241,7 @@ def _address(node: str) -> str:
         node = node[1:].partition("]")[0]
     elif node.count(":") == 1:
         node = node.partition(":")[0]
-    return str(ipaddress.ip_address(node))
+    return plain_address(str(ipaddress.ip_address(node)))
 
 
 def _append(chain: bytes | None, last: bytes) -> bytes:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from lbcore.http.call import Call
-from lbcore.http.message import Refusal, Response, own_response
+from lbcore.http.message import Refusal, Response, own_response, plain_address
 from lbcore.http.reading import RequestReader
 from lbcore.http.relay import relay
 
@@ -51,6 +51,7 @@ class Inbound:
         if not self.peer:
             peername = transport.get_extra_info("peername")
             self.peer = self.client = peername[0] if isinstance(peername, tuple) else ""
+        self.peer = self.client = plain_address(self.peer)
         self.secure = transport.get_extra_info("ssl_object") is not None
         self.transport.set_write_buffer_limits(self.engine.limits.held)
         self.engine.opened(self)

@@ -202,7 +202,9 @@ class RequestReader:
             if host != self._host:
                 check_authority(host)
                 self._host = host
-        elif not request.old:
+        elif request.old:
+            special[b"host"] = b""
+        else:
             raise Refusal(400, "no Host")
         check_target(request)
         if len(special) > 1:

@@ -82,7 +82,7 @@ class ResponseReader:
         key = name.lower()
         if key not in SPECIAL_OF_RESPONSE:
             self.fields.append((name, value))
-        elif key in self._special:
+        elif key in self._special and key != b"x-request-id":
             join(self._special, key, value)
         else:
             self._special[key] = value

@@ -166,7 +166,7 @@ class Upstream:
                 await asyncio.get_running_loop().create_connection(
                     lambda: protocol, self.host, self.port, ssl=self._tls, server_hostname=self._server_name
                 )
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # OSError, TimeoutError, and UnicodeError for a host that cannot be a name
             if call.wants(self):
                 call.failed(cause_of(error))
             return
