@@ -254,6 +254,8 @@ class Calls:
     def answered(self, call: Call, head: ResponseReader, /) -> Target | Response | None:
         """Learn from the response, try again what a policy says, and run the outbound policies."""
         visit = cast(Visit, call.state)
+        if head.status == 101 and visit.timer is not None:
+            visit.timer.cancel()  # a WebSocket is open: from now on it ends when nobody uses it
         if head.status in FAILURES:
             self._report(visit, "status")
         else:

@@ -60,6 +60,8 @@ def _url(text: str) -> str:
     parts = urlsplit(text)
     if found is None or len(text) > 2048 or parts.port == 0 or {".", ".."} & {*(found[1] or "").split("/")}:
         raise ValueError(text)
+    if not all(0 < len(label) < 64 for label in (parts.hostname or "").removesuffix(".").split(".")):
+        raise ValueError(text)
     return text
 
 

@@ -197,6 +197,8 @@ class Router:
                 return Miss(400, "ambiguous path")
         places = self._known.get(request.host) or self._places(request.host)
         end = len(segments)
+        if end == 1:
+            return Miss(404, "no API here")  # OPTIONS *: the server as a whole is no API's
         for place in places:
             found = place if place.used else None
             depth = at = 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lbcore.http.message import Response
 from lbcore.http.policies.context import Context, Reply
@@ -18,6 +18,12 @@ class _Answer(Policy):
     status: int = Field(default=200, ge=200, le=599, description="a status 200..599")
     headers: dict[FieldName, FieldValue] = Field(default={}, description="a table of header = value")
     body: str = Field(default="", max_length=65536, description="a text of at most 65536 characters")
+
+    @model_validator(mode="after")
+    def _may_have_body(self) -> Self:
+        if self.body and self.status in (204, 205, 304):
+            raise ValueError("no body with status 204, 205 and 304")
+        return self
 
     def prepare(self, site: Site) -> Step:
         fields = [(name.encode(), value.encode("latin-1")) for name, value in self.headers.items()]

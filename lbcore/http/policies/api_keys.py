@@ -18,6 +18,7 @@ from lbcore.http.policies.values import is_named, query_value, request_value
 __all__ = ["ValidateApiKey"]
 
 _LONGEST = 1024
+_NO_KEY = hashlib.sha256().hexdigest()
 
 
 class Key(BaseModel):
@@ -53,6 +54,8 @@ class ValidateApiKey(Policy):
         for texts in ([key.name for key in self.keys], [key.sha256[:16] for key in self.keys]):
             if len({*texts}) < len(texts):
                 raise ValueError("keys with different names and hashes")
+        if any(key.sha256 == _NO_KEY for key in self.keys):
+            raise ValueError("hashes of keys, not of the empty text: whoever shows no key would be let in")
         return self
 
     def prepare(self, site: Site) -> Step:

@@ -43,6 +43,7 @@ class Cors(Policy):
     origins: exact, or ["*"]; methods, headers: what may be sent, "*" = any; expose: response headers that pages may read
     credentials: cookies and authorization may be sent; not together with a "*" anywhere
     max_age: seconds that browsers may remember a preflight
+    Of several that a call meets the first decides, which is the global one.
     A preflight of another origin, method or header is answered with 403; any other call passes, and the browser shows its page nothing.
         { policy = "cors", origins = ["https://app.contoso.test"], methods = ["GET", "PUT"], headers = ["content-type"] }
     Source: Fetch standard, "HTTP extensions: CORS protocol".
@@ -71,6 +72,8 @@ class Cors(Policy):
 
         def share(context: Context) -> Response | None:
             request = context.request
+            if context.replaced >= _ANSWERED:
+                return None  # two answers are none to a browser
             context.replaced |= _ANSWERED
             origin = request_value(request, b"origin")
             allowed = origin != "" and (anybody or origin in origins)

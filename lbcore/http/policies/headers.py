@@ -23,9 +23,9 @@ def holder(context: Context) -> message.Request | Head:
 
 
 def without(fields: list[message.Field], name: bytes) -> list[message.Field]:
-    """Give the fields that are not called so. name: lower case."""
-    size = len(name)
-    return [field for field in fields if len(field[0]) != size or field[0].lower() != name]
+    """Give the fields that are not called so, with "_" for "-" either: CGI and WSGI cannot tell them apart. name: lower case."""
+    size, plain = len(name), name.replace(b"_", b"-")
+    return [field for field in fields if len(field[0]) != size or field[0].lower().replace(b"_", b"-") != plain]
 
 
 class SetHeader(Policy):

@@ -58,7 +58,8 @@ class Log(Policy):
             if sample < 1.0 and draw() >= sample:
                 return
             call = {"api": context.api, "version": context.version, "operation": context.operation, "revision": context.revision}
-            identifier = {"request_id": context.call.request_id.decode("latin-1")}
+            name = context.call.request_id or context.call.inbound.engine.heads.identifier(context.call)
+            identifier = {"request_id": name.decode("latin-1")}
             write(fixed | call | identifier | {name: _plain(value(context)) for name, value in values.items()})
 
         return record

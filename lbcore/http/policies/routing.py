@@ -56,7 +56,8 @@ class SetBackend(Policy):
 class Timeout(Policy):
     """Bound how long the call may take, in seconds, in place of the gateway's own bounds; then the client gets 504.
 
-    first_byte: until the backend begins to answer, from the request's last byte, for each attempt; total: for all of it
+    first_byte: until the backend begins to answer, from the request's last byte, for each attempt; total: for all of it, of a WebSocket
+        until it is open
         { policy = "timeout", first_byte = 2.0, total = 10 }
     """
 
