@@ -194,3 +194,12 @@ async def test_a_policy_that_waits_and_gives_nonsense_is_500(monkeypatch: pytest
     async with origin(answering(OK)) as there:
         async with serving(document(there.url, policies={"inbound": [{"policy": "remove-header", "name": "x"}]})) as here:
             assert (await here.ask()).status == 500
+
+
+def test_regions_that_are_none_are_found_in_policies_too() -> None:
+    """A misspelt one would silently be no exception."""
+    rules = [{"policy": "rate-limit", "calls": 1, "period": 60, "regions": {"westeruope": 2, "eastus": 3, "East US": 4}}]
+    with pytest.raises(ConfigError) as caught:
+        Configuration.from_mapping(document(policies={"inbound": rules}), regions=["westeurope", "eastus"])
+    found = {violation.where: violation.nearest for violation in caught.value.violations}
+    assert found == {"policies.inbound[0].regions.East US": None, "policies.inbound[0].regions.westeruope": "westeurope"}

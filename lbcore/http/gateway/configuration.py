@@ -157,6 +157,7 @@ class _Reader:
         apis = self._entries(ApiEntry, "apis")
         policies = self._policies(self._document.get("policies", {}), "policies")
         of_apis = [self._policies(api.policies, f"{where}.policies") for where, api in apis]
+        self._check_tables(policies, *of_apis)
         self._check_backends(backends)
         self._check_apis(apis, of_apis, policies)
         self._check_places(apis)
@@ -209,19 +210,29 @@ class _Reader:
             lists += [(f"{where}.regions.{region}", urls) for region, urls in backend.regions.items()]
             for at, urls in lists:
                 self._once(((f"{at}[{number}]", url) for number, url in enumerate(urls)), "a URL")
-            self._once(((f"{where}.regions.{name}", canonical(name)) for name in backend.regions), "a region")
             self._check_regions(where, backend)
 
     def _check_regions(self, where: str, backend: BackendEntry) -> None:
         if not backend.urls and not any(backend.regions.values()):
             self._wrong(f"{where}.urls", backend.urls, "at least one URL, here or for some region")
-        for name in backend.regions if self._regions else ():
-            if canonical(name) not in self._regions:
-                near = next(iter(nearest(canonical(name), self._regions)), None)
-                self._wrong(f"{where}.regions.{name}", name, f"one of the regions {', '.join(self._regions)}", near)
+        self._check_names(where, backend.regions)
         without = {*self._regions} - {canonical(name) for name, urls in backend.regions.items() if urls}
         if without and not backend.urls and any(backend.regions.values()):
             self._wrong(f"{where}.urls", backend.urls, f"at least one URL, for {', '.join(sorted(without))} has none")
+
+    def _check_names(self, where: str, table: Iterable[str]) -> None:
+        """Let a table by regions name each once, and those that there are."""
+        self._once(((f"{where}.regions.{name}", canonical(name)) for name in table), "a region")
+        for name in table if self._regions else ():
+            if canonical(name) not in self._regions:
+                near = next(iter(nearest(canonical(name), self._regions)), None)
+                self._wrong(f"{where}.regions.{name}", name, f"one of the regions {', '.join(self._regions)}", near)
+
+    def _check_tables(self, *scopes: Policies) -> None:
+        for scope in scopes:
+            for where, policy in (*scope.inbound, *scope.backend, *scope.outbound, *scope.on_error):
+                if isinstance(table := getattr(policy, "regions", None), Mapping):
+                    self._check_names(where, table)
 
     def _check_apis(self, apis: Sequence[tuple[str, ApiEntry]], policies: Sequence[Policies], everywhere: Policies) -> None:
         self._once(((f"{where}.name", f"{api.name} {api.version}".rstrip()) for where, api in apis), "a name and version")

@@ -7,8 +7,9 @@
     operation of these the most specific template, from the left: literal before `{parameter}` before `/*`; then the method's own
 
 Paths are compared after percent-decoding, once, with regard to case. What two readers could take for two paths is refused with 400:
-segments `.` and `..`, also before a `;`, empty ones but the last, encoded slashes, backslashes and control characters, encodings that
-are none, what is no UTF-8, and a version that is given twice.
+segments `.` and `..`, empty ones but the last, all of these also before a `;`, encoded slashes, backslashes and control characters,
+encodings that are none, what is no UTF-8, and a version that is given twice. `/a;x` and `/A` are other paths than `/a`: a backend that
+takes them for the same needs policies that do not depend on the path.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class Router:
         """Give the route of a request and the parameters of its path, or why there is none."""
         path = request.target.partition(b"?")[0]
         segments = path.split(b"/")
-        if b"%" in path or b"//" in path or b"/." in path or b"\\" in path:
+        if b"%" in path or b"//" in path or b"/." in path or b"/;" in path or b"\\" in path:
             if not _clear(path, segments):
                 return Miss(400, "ambiguous path")
         places = self._known.get(request.host) or self._places(request.host)
@@ -286,13 +287,18 @@ def _clear(path: bytes, segments: list[bytes]) -> bool:
     if _AMBIGUOUS.search(path):
         return False
     segments[:] = [unquote_to_bytes(segment) for segment in segments]
-    if b"" in segments[1:-1] or any(segment[:1] == b"." and segment.partition(b";")[0] in (b".", b"..") for segment in segments):
+    if b"" in segments[1:-1] or any(_vanishes(segment) for segment in segments):
         return False
     try:
         b"/".join(segments).decode()
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _vanishes(segment: bytes) -> bool:
+    """Say whether nothing, "here" or "up" is left of a segment for servers that cut off parameters (Tomcat: `;x`)."""
+    return segment[:1] in (b".", b";") and segment.partition(b";")[0] in (b"", b".", b"..")
 
 
 def _given(request: Request, place: _Place) -> list[bytes]:
