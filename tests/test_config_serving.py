@@ -49,7 +49,7 @@ def test_a_front_door_of_all_keys(tmp_path: Path) -> None:
         "affinity": {"secret": "secret", "cookie": "at", "max_age": 60}, "budget": {"ratio": 0.5, "minimum": 8, "window": 5},
     })  # fmt: skip
     check(settings, ["front-door"])
-    budget = retry_budget(settings)
+    budget = retry_budget(settings, 4)
     assert budget.balance == 2 * 5, "a worker's share of the minimum"
     assert isinstance(front_door(settings, Balancer(settings.regions), FrontDoor, budget, name="x"), FrontDoor)
 
@@ -127,3 +127,11 @@ def test_a_database_that_was_replaced_looks_different(tmp_path: Path) -> None:
     os.replace(tmp_path / "y", tmp_path / "x.mmdb")
     assert databases(settings) != before
     assert settings.content.startswith(b"[[service")
+
+
+def test_a_file_of_any_length_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "lbcore.toml"
+    with file.open("wb") as opened:
+        opened.truncate(1 << 33)
+    with pytest.raises(ConfigError, match="at most 8 MiB"):
+        load(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import os
 import socket
 import threading
 from collections import Counter
@@ -91,6 +92,32 @@ def samples(book: Book) -> dict[str, dict[tuple[str, ...], float]]:
         for sample in family.samples:
             found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
     return found
+
+
+def test_a_page_made_while_calls_end_and_workers_go_adds_up_and_never_goes_back() -> None:
+    book, done = Book("region"), threading.Event()
+
+    def work() -> None:
+        for worker in range(20):
+            fd = Meter.new()
+            meter = Meter(fd)
+            book.open(worker, fd)
+            os.close(fd)
+            for _ in range(300):
+                meter.begun()
+                meter.ended(call(), "")
+            book.settle(worker)
+        done.set()
+
+    working, last = threading.Thread(target=work), 0
+    working.start()
+    while not done.is_set():
+        found = samples(book)
+        answered = sum(found["x_answered_total"].values()) if "x_answered_total" in found else 0
+        begun, under_way = found["x_begun_total"][()], found["x_under_way"][()]
+        assert begun == answered + under_way and under_way >= 0 and begun >= last
+        last = int(begun)
+    working.join()
 
 
 def test_a_histogram_is_cumulative_and_its_sum_is_of_seconds() -> None:
@@ -258,6 +285,17 @@ def test_sockets_are_taken_over_and_made_up_to_the_number_of_workers() -> None:
     fewer = listening.adopt([(("127.0.0.1", 0), False, False)], 1, more)
     assert len(fewer) == 3, "what waits in them would be lost"
     for place in more:
+        place.socket.close()
+
+
+def test_any_port_wanted_twice_leads_to_the_same_two_places_after_every_reload() -> None:
+    """With TLS and without: neither becomes the other, and nothing piles up."""
+    anywhere = ("127.0.0.1", 0)
+    wanted = [(anywhere, False, False), (anywhere, False, False), (anywhere, True, False)]
+    first = listening.adopt(wanted, 2, [])
+    places = listening.adopt(wanted, 2, listening.adopt(wanted, 2, first))
+    assert [(place.socket, place.tls) for place in places] == [(place.socket, place.tls) for place in first]
+    for place in first:
         place.socket.close()
 
 

@@ -14,7 +14,7 @@ __all__ = ["Asker", "Gone", "Refused", "answer"]
 
 logger = logging.getLogger(__name__)
 
-LONGEST = 1 << 25  # bytes of a line: a configuration and a gateway's document, escaped
+LONGEST = 1 << 26  # bytes of a line: a configuration and a gateway's document, escaped
 
 Doing = Callable[[Mapping[str, Any]], Awaitable[Any]]
 

@@ -42,6 +42,7 @@ class Child:
             )  # fmt: skip
         self.pid = self._process.pid
         own.setblocking(False)
+        self._passing.setblocking(False)
         self._asker = Asker(own)
         await self._asker.open()
         await self.ask("open", **options())
@@ -53,14 +54,24 @@ class Child:
         return await self._asker.ask(what, **arguments)
 
     async def accept(self, places: Mapping[int, Place]) -> None:
-        """Have it serve on these sockets, by number, and on no others. It holds no others: what dies with it is the kernel's to keep."""
+        """Have it serve on these sockets, by number, and on no others. It holds no others: what dies with it is the kernel's to keep.
+
+        Errors as ask; one that takes no sockets is killed.
+        """
         new = sorted(places.keys() - self._given)
-        if self._passing is not None:
-            for number in new:
-                socket.send_fds(self._passing, [b"."], [places[number].socket.fileno()])
+        try:
+            self._pass([places[number].socket for number in new])
+        except OSError as error:
+            self.kill()
+            raise Gone(str(error)) from error
         self._given = {*places}
         given = [(number, places[number].tls, places[number].proxy_protocol) for number in new]
         await self.ask("accept", places=[*places], given=given)
+
+    def _pass(self, sockets: Sequence[socket.socket]) -> None:
+        if self._passing is not None:
+            for each in sockets:
+                socket.send_fds(self._passing, [b"."], [each.fileno()])
 
     async def ended(self) -> int:
         """Wait until the process is gone; gives its exit code, negative = the signal that ended it."""

@@ -6,6 +6,7 @@ The table is the supervisor's: it probes, ticks and judges. A worker that dies i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds for an answer: a document of 100,000 operations takes its time
 WATCH = 10.0  # seconds
+SHORT = 2.0  # seconds in which metrics are told: a page that waits for one worker shows nothing of the others
 START = 60.0  # seconds in which a worker must be ready
 SETTLED = 10.0  # seconds after which a worker's end is no sign of trouble with its start
 LONGEST_WAIT = 10.0  # seconds before another try
@@ -144,7 +146,11 @@ class Generation:
         child = await self._start(role, number)
         task = asyncio.create_task(self._look_after(child))
         self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
+        task.add_done_callback(self._kept)
+
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        self._keeping.discard(task)
+        self._minded(task)
 
     async def _start(self, role: str, number: int) -> Child:
         crew, child, meter = self.crews[role], Child(role, number), Meter.new()
@@ -219,8 +225,16 @@ class Generation:
         telling = []
         for number, places in spread(len(crew.places), [*living], crew.workers).items():
             child = living[number]
-            telling.append(self._told(child, child.accept({place: crew.places[place] for place in places})))
+            telling.append(self._placed(child, {place: crew.places[place] for place in places}))
         await asyncio.gather(*telling)
+
+    async def _placed(self, child: Child, places: Mapping[int, Place]) -> None:
+        """Have a worker accept on these sockets; one that cannot would leave clients waiting there."""
+        try:
+            await self._told(child, child.accept(places))
+        except Refused as error:
+            logger.error("%s cannot accept: %s; it is killed", child.words, error)
+            child.kill()
 
     async def _told(self, child: Child, telling: Awaitable[Any]) -> Any:
         """Wait for the answer of a worker that may end at any moment; one that does not answer is as good as dead."""
@@ -248,11 +262,21 @@ class Generation:
     @property
     def pids(self) -> dict[str, list[int]]:
         """Give the processes of each role, by the worker's number."""
-        return {role: [living[number].pid for number in sorted(living)] for role, living in self._living.items()}
+        return {role: [child.pid for _, child in sorted(living.items())] for role, living in self._living.items()}
 
-    async def each(self, what: str, **arguments: Any) -> list[Any]:
-        """Ask every worker that lives the same; Refused when one of them cannot."""
-        return await asyncio.gather(*(self._told(child, child.ask(what, **arguments)) for child in [*self._all]))
+    async def reload(self) -> None:
+        """Have every worker take its files as they are now; Refused when one of them cannot."""
+        await asyncio.gather(*(self._told(child, child.ask("reload")) for child in [*self._all]))
+
+    async def metrics(self) -> str:
+        """Give what workers tell of metrics that are in no shared memory; who does not answer soon is left out."""
+        return "".join(await asyncio.gather(*(self._metrics_of(child) for child in [*self._all])))
+
+    async def _metrics_of(self, child: Child) -> str:
+        with contextlib.suppress(Gone, Refused, TimeoutError):
+            async with asyncio.timeout(SHORT):
+                return str(await child.ask("metrics"))
+        return ""
 
     async def publish(self) -> None:
         """Read the gateway's document again and have its workers serve by it; errors as Documents.read, and nothing has changed."""
@@ -268,7 +292,7 @@ class Generation:
     async def leave(self) -> None:
         """Let no worker accept any more."""
         self._accepting.clear()
-        await asyncio.gather(*(self._told(child, child.accept({})) for child in [*self._all]))
+        await asyncio.gather(*(self._placed(child, {}) for child in [*self._all]))
 
     # ---- end
 

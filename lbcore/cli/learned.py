@@ -29,12 +29,8 @@ class Learned:
     @classmethod
     def of(cls, lb: Balancer) -> Self:
         """Take it from a Balancer."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "state")
-            lb.save(file)
-            state = file.read_bytes()
         out = [region for region in lb.regions if lb.status(region) in ("ejected", "down")]
-        return cls(state, {region.name: lb.guard.cause(lb.slot(region)) for region in out})
+        return cls(_state(lb), {region.name: lb.guard.cause(lb.slot(region)) for region in out})
 
     def give(self, lb: Balancer) -> None:
         """Let another Balancer go on from it; what cannot be used is learned anew."""
@@ -43,7 +39,7 @@ class Learned:
                 file.write(self.state)
                 file.flush()
                 lb.load(file.name)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             logger.warning("what the last process learned cannot be used: %s", error)
         names = {region.name for region in lb.regions}
         for name, cause in self.down.items():
@@ -51,3 +47,15 @@ class Learned:
                 if lb.status(name) != "up":
                     break
                 lb.report(name, False, cause=cause if cause in CAUSES else None, source="probe")
+
+
+def _state(lb: Balancer) -> bytes:
+    """Give what `Balancer.save` writes, nothing where no file can be: latencies are learned anew, that is no reason to change nothing."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "state")
+            lb.save(file)
+            return file.read_bytes()
+    except OSError as error:
+        logger.warning("what was learned of latencies cannot be kept: %s", error)
+        return b""

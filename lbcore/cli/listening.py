@@ -38,13 +38,13 @@ def adopt(wanted: Sequence[tuple[Address, bool, bool]], each: int, before: Itera
 
     An address keeps its sockets when it needs fewer: what waits in them would be lost.
     """
-    there: dict[Address, list[Place]] = {}
-    for place in before:
-        there.setdefault(place.wanted, []).append(place)
+    there = _by_address(before)
     found, made = list[Place](), list[socket.socket]()
     try:
         for address, tls, proxied in wanted:
-            sockets = [place.socket for place in there.get(address, ())]
+            kept = there.get(address, [])
+            same = next((one for one in kept if one[0] == tls or address[1]), None)  # port 0 may be wanted with TLS and without
+            sockets = kept.pop(kept.index(same))[1] if same is not None else []
             while len(sockets) < each:
                 made.append(_open(address, sockets[0].getsockname()[:2] if sockets else None))
                 sockets.append(made[-1])
@@ -54,6 +54,14 @@ def adopt(wanted: Sequence[tuple[Address, bool, bool]], each: int, before: Itera
             one.close()
         raise
     return found
+
+
+def _by_address(places: Iterable[Place]) -> dict[Address, list[tuple[bool, list[socket.socket]]]]:
+    """Give for every address that was wanted where that led to: whether to TLS, and the sockets; port 0 may lead to several."""
+    found: dict[Address, dict[Address, tuple[bool, list[socket.socket]]]] = {}
+    for place in places:
+        found.setdefault(place.wanted, {}).setdefault(place.address, (place.tls, []))[1].append(place.socket)
+    return {wanted: [*each.values()] for wanted, each in found.items()}
 
 
 def adopt_dns(wanted: Sequence[Address], threads: int, before: Sequence[Place]) -> list[Place]:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,8 @@ from lbcore.cli.common import UNAVAILABLE, AsJson, Failure, read_settings
 from lbcore.config.roles import ROLES
 
 __all__ = ["EXAMPLES", "run"]
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = """Example: lbcore run examples/edge.toml
 
@@ -40,7 +44,7 @@ def run(config: File, only: Only = "", workers: Workers = None, as_json: AsJson 
     from lbcore.cli.supervisor import Supervisor
 
     settings = read_settings(config)
-    roles = _roles(only, settings.roles, config)
+    roles = _only(only, settings.roles, config)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     supervisor = Supervisor(config, settings, roles, workers, _as_json if as_json else _as_text)
     try:
@@ -52,25 +56,37 @@ def run(config: File, only: Only = "", workers: Workers = None, as_json: AsJson 
         raise Failure(f"cannot use {error.filename or 'the network'}: {error.strerror or error}", UNAVAILABLE) from error
 
 
-def _roles(only: str, there: Sequence[str], config: Path) -> list[str]:
-    wanted = [name.strip() for name in only.split(",") if name.strip()] or [*there]
+def _only(only: str, there: Sequence[str], config: Path) -> list[str]:
+    """Give the roles that `only` names, none = all; Failure when nothing could be run."""
+    if not there:
+        raise Failure(f"{config}: nothing to run; it has none of the tables {', '.join(f'[{table}]' for table in ROLES.values())}")
+    wanted = [*dict.fromkeys(name.strip() for name in only.split(","))] if only else []
     for name in wanted:
         if name not in ROLES:
             raise Failure(f"--only: expected some of {', '.join(ROLES)}, got {name!r}")
         if name not in there:
             raise Failure(f"--only {name}: {config} has no table [{ROLES[name]}]")
-    if not wanted:
-        raise Failure(f"{config}: nothing to run; it has none of the tables {', '.join(f'[{table}]' for table in ROLES.values())}")
     return wanted
 
 
 def _as_json(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event} | facts), flush=True)
+    _say(json.dumps({"event": event} | facts))
 
 
 def _as_text(event: str, **facts: Any) -> None:
     for line in _lines(event, facts):
+        _say(line)
+
+
+def _say(line: str) -> None:
+    """Print, as long as somebody listens and the disk takes it: serving does not depend on that."""
+    try:
         print(line, flush=True)
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    except OSError as error:
+        logger.error("standard output: %s", error.strerror or error)
 
 
 def _lines(event: str, facts: dict[str, Any]) -> list[str]:

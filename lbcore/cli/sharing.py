@@ -25,10 +25,11 @@ class StaleError(ValueError):
 class Table:
     """A new table for a configuration: `lb` owns it, `fd` is its memory, `fingerprint` says what groups and regions mean.
 
-    Raises ValueError or OSError for a database that cannot be used.
+    `databases` tells the files that it was made from. Raises ValueError or OSError for a database that cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.databases = databases(settings)
         options = settings.balancer_options()
         options["locate"] = prefixes = _map(options["locate"])
         self.fingerprint = _fingerprint(prefixes, settings.regions)

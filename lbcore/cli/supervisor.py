@@ -43,12 +43,13 @@ logger = logging.getLogger(__name__)
 class Supervisor:
     """Run what a configuration asks for.
 
-    file, settings: the configuration, and what was read from it; roles: which of its roles; workers: in place of the configuration's
+    file, settings: the configuration, and what was read from it; only: which of its roles, () = all that it has at the time
+    workers: in place of the configuration's
     tell: is told events, by name and keywords
     """
 
-    def __init__(self, file: Path, settings: Settings, roles: Sequence[str], workers: int | None, tell: Tell) -> None:
-        self._file, self._settings, self._roles, self._workers, self._tell = file, settings, [*roles], workers, tell
+    def __init__(self, file: Path, settings: Settings, only: Sequence[str], workers: int | None, tell: Tell) -> None:
+        self._file, self._settings, self._only, self._workers, self._tell = file, settings, only, workers, tell
         self._books = {role: Book("api" if role == "gateway" else "region") for role in ROLES}
         self._names = {role: f"lbcore-{os.urandom(4).hex()}" for role in ROLES}
         self._reloads, self._reloading = Reloads(), asyncio.Lock()
@@ -57,7 +58,6 @@ class Supervisor:
         self._limits: Limits | None = None
         self._limits_fd = -1
         self._leaving: set[Generation] = set()
-        self._databases: tuple[object, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -70,31 +70,49 @@ class Supervisor:
         settings = self._settings
         async with AsyncExitStack() as stack:
             stack.enter_context(self._signals())
-            self._current = await self._begin(settings, {})
-            stack.push_async_callback(self._finish)
-            page = await self._show_metrics(stack, settings)
-            await self._current.accept()
-            self._ready(page)
+            async with self._reloading:  # what is asked for meanwhile comes after
+                if not await self._start():
+                    return
+                stack.push_async_callback(self._finish)
+                page = await self._show_metrics(stack, settings)
+                await self._current.accept()
+                self._ready(page)
             await self._end.wait()
             notify("STOPPING=1")
         if self._broken:
             raise self._broken
 
+    async def _start(self) -> bool:
+        """Make the first generation, unless told to end before that is ready."""
+        beginning, ending = asyncio.create_task(self._begin(self._settings, {})), asyncio.create_task(self._end.wait())
+        await asyncio.wait([beginning, ending], return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not beginning.done():
+            beginning.cancel()
+            await asyncio.wait([beginning])
+        if beginning.cancelled():
+            return False
+        self._current = beginning.result()
+        return True
+
     # ---- generations
+
+    def _roles(self, settings: Settings) -> list[str]:
+        return [role for role in settings.roles if role in (self._only or settings.roles)]
 
     async def _begin(
         self, settings: Settings, before: Mapping[str, Crew], learned: Learned | None = None
     ) -> Generation:
         """Make a generation that is ready to accept; whatever goes wrong leaves nothing behind."""
-        await asyncio.to_thread(check, settings, self._roles)
-        self._databases = databases(settings)
+        roles = self._roles(settings)
+        await asyncio.to_thread(check, settings, roles)
         table = await asyncio.to_thread(Table, settings)
         if learned is not None:
             await asyncio.to_thread(learned.give, table.lb)
         with ExitStack() as undo:
             undo.callback(table.close)
             crews = {}
-            for role in (role for role in self._roles if role in settings.roles):
+            for role in roles:
                 crews[role] = self._crew(role, settings, before.get(role))
                 undo.callback(_close, crews[role], before.get(role))
             made = Generation(settings, table, crews, self._tell, self._fail, self._deaths)
@@ -167,15 +185,15 @@ class Supervisor:
             return None
 
     async def _more(self) -> bytes:
-        return "".join(text for text in await self._current.each("metrics") if text).encode()
+        return (await self._current.metrics()).encode()
 
     def _ready(self, page: MetricsPage | None) -> None:
         serving = {
-            role: {"addresses": [f"{host}:{port}" if ":" not in host else f"[{host}]:{port}" for host, port in _addresses(crew.places)],
+            role: {"addresses": [_shown(address) for address in _addresses(crew.places)],
                    "workers": self._current.pids[role]}
             for role, crew in self._current.crews.items()
         }  # fmt: skip
-        metrics = "{}:{}".format(*page.socket.getsockname()[:2]) if page is not None else ""
+        metrics = _shown(page.socket.getsockname()) if page is not None else ""
         self._tell("ready", pid=os.getpid(), metrics=metrics, serving=serving)
         notify(f"READY=1\nMAINPID={os.getpid()}")
 
@@ -233,17 +251,17 @@ class Supervisor:
     async def _apply(self) -> str:
         settings = await asyncio.to_thread(load, self._file)
         before = self._current
-        if settings.document == before.settings.document and databases(settings) == self._databases:
-            await asyncio.to_thread(check, settings, self._roles)
+        if settings.document == before.settings.document and databases(settings) == before.table.databases:
+            await asyncio.to_thread(check, settings, self._roles(settings))
             await before.publish()
-            await before.each("reload")
+            await before.reload()
             return "in the running workers"
-        if not {*self._roles} & {*settings.roles}:
+        if not self._roles(settings):
             raise ValueError(f"{self._file}: nothing left to serve; to end, send TERM")
         learned = await asyncio.to_thread(Learned.of, before.lb)
         self._current = await self._begin(settings, before.crews, learned)
-        await self._current.accept()
         self._leaving.add(before)
+        await self._current.accept()
         self._spawn(self._leave(before, settings.document.run.drain))
         if settings.document.run.metrics != before.settings.document.run.metrics:
             logger.warning("reload: run.metrics: in effect from the next start")
@@ -286,6 +304,11 @@ def _close(crew: Crew, other: Crew | None) -> None:
     kept = {place.socket for place in other.places} if other is not None else set()
     for socket in {place.socket for place in crew.places} - kept:
         socket.close()
+
+
+def _shown(address: Sequence[Any]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _addresses(places: Sequence[Place]) -> list[tuple[str, int]]:

@@ -158,7 +158,7 @@ def make(role: str, settings: Settings, lb: Balancer, asked: Asked) -> Role:
         return GatewayWorker(settings, meter, asked["name"], asked["document"], **shared)
     from lbcore.http.workers import DoorWorker
 
-    return DoorWorker(settings, lb, meter, asked["name"])
+    return DoorWorker(settings, lb, meter, asked["name"], asked["workers"])
 
 
 def main(role: str, channel_fd: int, taking_fd: int) -> None:

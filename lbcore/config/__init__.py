@@ -38,6 +38,7 @@ __all__ = ["Document", "Settings", "load", "parse", "read", "split_listen"]
 Where = tuple[str | int, ...]
 Problem = tuple[Where, object, str, str | None]  # key path, value, what was expected, nearest valid choice
 
+LONGEST = 8 << 20  # bytes: reading text of any length would keep a process that serves from its work
 MONITOR = ("traffic_manager", "monitor")
 ALIKE = ("protocol", "port", "path", "rise", "host", "verify", "ca", "client_certificate", "jitter", "max_concurrency", "strict_azure")
 MONITOR_SETTINGS = {
@@ -165,7 +166,11 @@ class Settings:
 def load(path: str | os.PathLike[str]) -> Settings:
     """Read a file; ConfigError lists everything that is wrong with it, OSError when it cannot be read."""
     file = Path(path)
-    return read(file.read_bytes(), file)
+    with file.open("rb") as opened:
+        content = opened.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ConfigError([Violation(str(file), f"more than {LONGEST} bytes", "a file of at most 8 MiB")])
+    return read(content, file)
 
 
 def read(content: bytes, path: str | os.PathLike[str]) -> Settings:

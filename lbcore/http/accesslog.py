@@ -5,7 +5,7 @@
     client      its address, after the trust list
     method, host, path    of the request; the path without its query, at most 1,000 characters
     status      of the response, 0 = none was begun; bytes: of its body
-    head_ms, ms from the request's head to the response's, null = there was none; to the end
+    head_ms, ms from the request's head to that of a region or backend, null = none sent one; to the end
     to          the region or backend that answered last; api: null at a front door; revision: of the gateway's configuration
     attempts    how many were made
     cause       null, or why the call failed: refused, timeout, tls, status, reset, overload; "client" = it left

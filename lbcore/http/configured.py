@@ -46,11 +46,11 @@ def _authorities(settings: Settings) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=str(settings.folder / file)) if file else None
 
 
-def retry_budget(settings: Settings) -> RetryBudget:
-    """Give one worker's share of the budget of retries."""
+def retry_budget(settings: Settings, workers: int) -> RetryBudget:
+    """Give the share of the budget of retries that one of so many workers has."""
     section = settings.document.http
     options = section.budget.model_dump(exclude_none=True)
-    minimum = options.pop("minimum", 10.0) / section.workers
+    minimum = options.pop("minimum", 10.0) / workers
     return RetryBudget(time.monotonic, minimum=minimum, **options)
 
 

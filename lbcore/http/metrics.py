@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,6 +113,7 @@ class Book:
         self.label, self.names = label, list[str]()
         self._living: dict[object, Meter] = {}
         self._gone = [0] * _WORDS
+        self._lock = threading.Lock()  # a page is made beside the event loop
 
     def name(self, names: Iterable[str]) -> list[str]:
         """Give places to names that have none yet; gives all names, which is what workers `label` with."""
@@ -120,34 +122,40 @@ class Book:
 
     def open(self, worker: object, fd: int) -> None:
         """Take a worker's block."""
-        self._living[worker] = Meter(fd)
+        with self._lock:
+            self._living[worker] = Meter(fd)
 
     def settle(self, worker: object) -> None:
         """Keep what a worker counted that is gone; what it had begun and not ended is lost."""
-        meter = self._living.pop(worker, None)
-        if meter is None:
-            return
-        words = [*meter.words]
-        words[_LOST] += words[_BEGUN] - words[_LOST] - sum(_of_labels(words, _ENDED))
-        words[_GAUGES:_HEAD] = [0] * (_HEAD - _GAUGES)
-        self._gone = [*map(int.__add__, self._gone, words)]
-        meter.close()
+        with self._lock:
+            meter = self._living.pop(worker, None)
+            if meter is None:
+                return
+            words = [*meter.words]
+            words[_LOST] += words[_BEGUN] - words[_LOST] - sum(_of_labels(words, _ENDED))
+            words[_GAUGES:_HEAD] = [0] * (_HEAD - _GAUGES)
+            self._gone = [*map(int.__add__, self._gone, words)]
+            meter.close()
 
     def words(self) -> list[int]:
         """Give the sum of all blocks."""
-        total = self._gone
-        for meter in [*self._living.values()]:
-            total = [*map(int.__add__, total, meter.words)]
-        return total
+        with self._lock:
+            total = self._gone
+            for meter in self._living.values():
+                words = [*meter.words]
+                words[_BEGUN] = meter.words[_BEGUN]  # last: what ended meanwhile had begun
+                total = [*map(int.__add__, total, words)]
+            return total
 
     def gauge(self, name: str) -> list[float]:
         """Give a gauge's value for each living worker."""
         place = _GAUGES + GAUGES.index(name)
-        return [meter.words[place] / 1000 for meter in self._living.values()]
+        with self._lock:
+            return [meter.words[place] / 1000 for meter in self._living.values()]
 
-    def totals(self) -> dict[str, int]:
-        """Give begun, answered, failed, aborted, lost, and what is under way: begun = all the others."""
-        words = self.words()
+    def totals(self, words: Sequence[int] | None = None) -> dict[str, int]:
+        """Give begun, answered, failed, aborted, lost, and what is under way: begun = all the others. words: None = those of now."""
+        words = self.words() if words is None else words
         ends = {"answered": range(1, 6), "failed": range(_FAILED, _BUCKET), "aborted": range(1)}
         found = {"begun": words[_BEGUN], "lost": words[_LOST]} | {end: sum(_of_labels(words, places)) for end, places in ends.items()}
         return found | {"under_way": found["begun"] - sum(found[end] for end in ("lost", *ends))}
@@ -163,7 +171,8 @@ def metrics_of(prefix: str, book: Book) -> Iterator[Metric]:
     """Give a role's metrics, names beginning with `prefix`. Series are bounded: statuses, causes, and names that the operator gave."""
     from lbcore.metrics import counter, gauge
 
-    words, totals = book.words(), book.totals()
+    words = book.words()
+    totals = book.totals(words)
     named = {name: _HEAD + place * _WIDTH for place, name in enumerate((NOBODY, OTHERS, *book.names))}
     yield counter(f"{prefix}_begun", "Calls that began", (), {(): totals["begun"]})
     answered = {(n, f"{status}xx"): words[at + status] for n, at in named.items() for status in range(1, 6)}

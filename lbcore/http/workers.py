@@ -158,12 +158,12 @@ class HttpWorker:
 
 
 class DoorWorker(HttpWorker):
-    """A front door. name: of the node in Via."""
+    """A front door, one of so many workers. name: of the node in Via."""
 
-    def __init__(self, settings: Settings, lb: Balancer, meter: Meter, name: str) -> None:
+    def __init__(self, settings: Settings, lb: Balancer, meter: Meter, name: str, workers: int) -> None:
         section = settings.document.http
         super().__init__("front-door", section, settings, meter)
-        self._budget = retry_budget(settings)
+        self._budget = retry_budget(settings, workers)
         self._serving = front_door(settings, lb, Door, self._budget, meter=meter, log=self._log, name=name)
 
     def _gauges(self, engine: Forwarder) -> dict[str, float]:
