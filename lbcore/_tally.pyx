@@ -19,6 +19,8 @@ from lbcore._table cimport load32, stamp_of, table_count, table_observe
 cdef enum:
     ROOM = 512                 # notes of one region
 
+cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF  # generation, of work that names none
+
 cdef struct Notes:
     uint32_t count
     bint calm
@@ -114,7 +116,7 @@ cdef class Tally:
         if self.shared:
             if gen is None or <int64_t>gen >= load32(&self.table.t.recoveries[slot]):
                 table_count(&self.table.t, <uint32_t>slot, group, 0)
-        elif not self.note(self.notes[slot], group, -1 if gen is None else <int64_t>gen, now):
+        elif not self.note(self.notes[slot], group, LATEST if gen is None else <int64_t>gen, now):
             return False
         if ms >= 0:
             table_observe(&self.table.t, group, <uint32_t>slot, <float>ms, stamp_of(now))
@@ -123,7 +125,7 @@ cdef class Tally:
     cdef bint note(self, Notes *notes, uint32_t group, int64_t gen, double now) noexcept:
         cdef double step = floor(now * self.resolution)
         with cython.critical_section(self):
-            if notes == NULL or not notes.calm or 0 <= gen < notes.generation or notes.count == ROOM:
+            if notes == NULL or not notes.calm or gen < notes.generation or notes.count == ROOM:
                 return False
             if notes.count and notes.step != step:
                 return False

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from gatewaying import document, serving, until
-from proxying import OK, Reader, Writer, answering, origin, read_request, resetting, understand
+from proxying import OK, Reader, Writer, answering, answers, origin, read_request, resetting, talk, understand
 
 from lbcore.http.forward import Timeouts
 from lbcore.http.gateway import Gateway, StaleRevisionError
@@ -58,6 +58,9 @@ async def test_every_kind_of_response_says_region_and_revision() -> None:
         await until(lambda: not any(upstream.open for upstream in here.gateway.engine.upstreams.values()))
         answer = await here.ask()
         assert answer.status == 502 and answer.field(b"x-lbcore-revision") == b"1.1"
+        refused = answers(await talk(here.port, b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"))[0]
+        assert refused.status == 400 and refused.field(b"x-lbcore-region") == b"westeurope"
+        assert refused.field(b"x-lbcore-revision") == b"1.1" and refused.field(b"via") and refused.field(b"x-request-id")
         here.gateway.disable()
         answer = await here.ask()
         assert (answer.status, answer.field(b"x-lbcore-gateway"), answer.field(b"x-lbcore-revision")) == (503, b"disabled", b"1.1")

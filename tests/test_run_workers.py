@@ -34,7 +34,9 @@ async def test_a_worker_that_is_killed_costs_its_calls_under_way_and_nothing_els
         found = await run.metrics()
         assert found["lbcore_worker_deaths_total"] == {("front-door",): 1}
         assert found["lbcore_workers"] == {("front-door",): 2}
-        assert found["lbcore_http_begun_total"][()] == load.answered + found["lbcore_http_lost_total"][()]
+        answered, lost = sum(found["lbcore_http_answered_total"].values()), found["lbcore_http_lost_total"][()]
+        assert found["lbcore_http_begun_total"][()] == answered + lost
+        assert abs(load.answered - answered) <= 16, "the kill falls between answering and counting, or between writing and arriving"
         assert sum(found["lbcore_http_answered_total"].values()) == load.answered
         assert found["lbcore_http_lost_total"][()] <= load.lost
         assert found["lbcore_http_under_way"] == {(): 0}

@@ -10,7 +10,7 @@ from lbcore.http.target cimport Target
 @cython.final
 cdef class Heads:
     cdef public object trusted
-    cdef public bytes name
+    cdef public bytes name, lines
     cdef bytes _via, _prefix
     cdef object _numbers
     cpdef identify(self, Call call)
@@ -29,3 +29,4 @@ cdef class Heads:
     cpdef bytes response(self, Call call, ResponseReader reader)
     cdef bytes _tail(self, Call call)
     cpdef bytes own(self, Call call, response)
+    cpdef bytes refusal(self, response)

@@ -78,6 +78,7 @@ class Heads:
 
     def __init__(self, trusted: Sequence[str], name: str | None) -> None:
         self.trusted = Trusted(trusted)
+        self.lines = b""  # of responses that no handler is asked about
         self.name = (name or f"lbcore-{os.urandom(4).hex()}").encode("ascii")
         self._via = b"Via: 1.1 " + self.name + b"\r\n"
         self._prefix = os.urandom(8).hex().encode()
@@ -223,6 +224,11 @@ class Heads:
             self.identifier(call)
         lines = self._tail(call) + call.extra
         return own_response(response, lines, call.inbound.closes(call), call.request.method == b"HEAD")
+
+    def refusal(self, response: Response) -> bytes:
+        """Write the response to what is no request, with `lines`; the connection ends after it."""
+        lines = b"%bX-Request-Id: %b-%08x\r\n%b" % (self._via, self._prefix, next(self._numbers), self.lines)
+        return own_response(response, lines, True, False)
 
 
 def _nodes(forwarded: str) -> list[str]:

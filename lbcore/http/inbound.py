@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from lbcore.http.call import Call
-from lbcore.http.message import Refusal, Response, own_response, plain_address
+from lbcore.http.message import Refusal, Response, plain_address
 from lbcore.http.reading import RequestReader
 from lbcore.http.relay import relay
 
@@ -180,7 +180,7 @@ class Inbound:
         elif call is None and not self.reader.ready:
             self.engine.counters["refused"] += 1
             self._refusal = None
-            self.write(own_response(Response(refusal.status, f"{refusal}\n".encode()), b"", True, False))
+            self.write(self.engine.heads.refusal(Response(refusal.status, f"{refusal}\n".encode())))
             self._finish()
 
     def _refuse_body(self, call: Call, refusal: Refusal) -> None:

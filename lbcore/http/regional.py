@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from lbcore.config import Settings
 from lbcore.errors import ConfigError
 from lbcore.http._limits import Limits, Slots
 from lbcore.http.accesslog import AccessLog
+from lbcore.http.budget import RetryBudget
 from lbcore.http.call import Call
 from lbcore.http.configured import engine_options
 from lbcore.http.forward import Forwarder, Response, Target
@@ -165,8 +167,9 @@ class GatewayWorker(HttpWorker):
         super().__init__("gateway", section, settings, meter)
         counters, under_way = shared_limits(limits)[0], shared_slots(workers, slots)[0]
         taken = units(settings, under_way, number, counters)
+        self._budget = RetryBudget(time.monotonic, minimum=10.0 / workers)
         self._gateway = self._serving = CountedGateway(
-            **options(settings, counters), units=taken, name=name, meter=meter, access_log=self._log
+            **options(settings, counters), units=taken, budget=self._budget, name=name, meter=meter, access_log=self._log
         )
         if not settings.region(section.region).enabled:
             self._gateway.disable()
@@ -181,4 +184,4 @@ class GatewayWorker(HttpWorker):
     def _gauges(self, engine: Forwarder) -> dict[str, float]:
         load = self._gateway.units.load
         capacity = {"capacity_avg": load.average, "capacity_max": load.most, "advice": self._gateway.units.scale_advice}
-        return super()._gauges(engine) | capacity
+        return super()._gauges(engine) | capacity | {"budget": self._budget.balance}

@@ -114,6 +114,7 @@ class Gateway(Calls):
 
     async def __aenter__(self) -> Self:
         self._engine = Forwarder(self, **self._options)
+        self._engine.heads.lines = self.lines
         self._backends.attach(self._engine)
         self._engine.keep(asyncio.get_running_loop().create_task(self._ticking()))
         self._draining = False
@@ -200,6 +201,8 @@ class Gateway(Calls):
         revision = Revision(configuration, self._site, self._backends)
         old, self._revision = self._revision, revision
         self.lines = revision.lines
+        if self._engine is not None:
+            self._engine.heads.lines = self.lines
         self._counters["revisions"] += 1
         self._set_shut()
         if old is not None:
