@@ -6,7 +6,9 @@ BENCH_ARGS ?=
 DEMO_ARGS ?=
 
 BIN := .venv/bin
-CORE := $(wildcard lbcore/*.pyx lbcore/*.pxd lbcore/*.h lbcore/*/*.pyx lbcore/*/*.pxd)
+CYTHON := $(wildcard lbcore/*.pyx lbcore/*.pxd lbcore/*/*.pyx lbcore/*/*.pxd)
+# A .py with a .pxd beside it is compiled, too.
+CORE := $(CYTHON) $(wildcard lbcore/*.h $(patsubst %.pxd,%.py,$(CYTHON)))
 STUBBED := $(subst /,.,$(basename $(wildcard lbcore/_*.pyi lbcore/*/_*.pyi)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

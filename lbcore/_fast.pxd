@@ -19,6 +19,7 @@ cdef class LatencyTable:
     cdef uint32_t region_index(self, Py_ssize_t region) except? 0xFFFFFFFF
     cdef object column(self, Py_ssize_t group, bint deviations)
     cdef bint own(self, double now)
+    cdef int seat(self, double now)
     cdef dict belonging(self)
     cdef object cell_array(self)
 

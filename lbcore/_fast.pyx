@@ -21,10 +21,11 @@ from lbcore._prefix cimport PrefixMap
 
 cdef enum:
     MAX_REGIONS = 65534
-    OWNER_TIMEOUT = 3          # seconds without a heartbeat
+    OWNER_TIMEOUT = 3          # seconds without a heartbeat; a seat is free after as long without a word
+    FRESH = 1                  # seconds that hold who waits
 
 cdef double MS_LIMIT = 1e9      # beyond any round trip, and its square is far from float32's end
-cdef uint64_t MAGIC = 0x0001_4552_4F43_424C    # "LBCORE" and the layout's version
+cdef uint64_t MAGIC = 0x0002_4552_4F43_424C    # "LBCORE" and the layout's version
 
 cdef packed struct Belonging:   # of a group, in a snapshot
     uint16_t home, former, forced
@@ -452,18 +453,81 @@ cdef class LatencyTable:
         stored(&head.heartbeat, now)
         return True
 
-    def count(self, Py_ssize_t region, bint ok, Py_ssize_t group=0):
-        """Count one outcome of the region as seen by a group; safe from every process that shares the table."""
-        cdef uint32_t r = self.region_index(region), slot = hash_of(self.group_index(group)) % COUNT_SLOTS
-        add(&self.t.counts[(r * COUNT_SLOTS + slot) * 2 + ok], 1)
+    def count(self, Py_ssize_t region, bint ok, Py_ssize_t group=0, int cause=0):
+        """Count one outcome of the region as seen by a group; safe from every process that shares the table.
 
-    def counts(self):
-        """Give the outcomes counted by all processes: uint64[regions, 8, 2], failures and successes by hash of the group.
+        cause: of a failure, 0 to 5 by the caller's numbering, in which 1 is a refused connection
+        """
+        cdef uint32_t r = self.region_index(region), g = self.group_index(group)
+        table_count(&self.t, r, g, 0 if ok else 1 + <uint32_t>in_range("cause", cause, 0, 5))
+
+    def outcomes(self):
+        """Give the outcomes counted by all processes: uint64[regions, 8, 7], successes and failures by cause, by hash of the group.
 
         Groups in different slots are different; so the slots that failed are a lower bound of the groups that did.
         """
-        cdef uint64_t[::1] all_counts = <uint64_t[:self.t.capacity * COUNT_SLOTS * 2]>self.t.counts
-        return np.array(all_counts).reshape(-1, COUNT_SLOTS, 2)[:self.regions]
+        cdef uint64_t[::1] kinds = <uint64_t[:<size_t>self.t.capacity * COUNT_SLOTS * KINDS]>self.t.counts
+        return np.array(kinds).reshape(-1, COUNT_SLOTS, KINDS)[:self.regions, :, :7]
+
+    def counts(self):
+        """Give the outcomes counted by all processes: uint64[regions, 8, 2], failures and successes by hash of the group."""
+        kinds = self.outcomes()
+        return np.stack([kinds[:, :, 1:].sum(axis=2), kinds[:, :, 0]], axis=2)
+
+    def spread(self, Py_ssize_t group):
+        """Give the slot, 0 to 7, under which what a group meets is counted."""
+        return hash_of(self.group_index(group)) % COUNT_SLOTS
+
+    def refused(self, Py_ssize_t region):
+        """Give how many connections to the region were refused (cause 1) since its last success, in all processes."""
+        return load64(&self.t.run[self.region_index(region)])
+
+    def recoveries(self, Py_ssize_t region):
+        """Give how often the region came back to tier 0."""
+        return load32(&self.t.recoveries[self.region_index(region)])
+
+    @property
+    def news(self):
+        """A number that goes up with every failure, change of a tier, and word of who waits, in all processes."""
+        return load64(&self.t.head.news)
+
+    def tell_waiting(self, counts, double now):
+        """Say how many requests of this process wait for too long: integers [regions, 8], by hash of the group; replaces its last word.
+
+        It holds for a second. Gives False, and tells nothing, while 64 other processes do. Only one thread at a time may call it.
+        """
+        cdef const uint16_t[:, ::1] told = np.ascontiguousarray(np.minimum(counts, 65535), np.uint16)
+        cdef int seat = self.seat(seconds(now))
+        cdef Py_ssize_t r, h
+        if told.shape[0] > self.t.capacity or told.shape[1] != COUNT_SLOTS:
+            raise ValueError(f"who waits is told for at most {self.t.capacity} regions x {COUNT_SLOTS}, got {counts.shape}")
+        if seat < 0:
+            return False
+        for r in range(told.shape[0]):
+            for h in range(COUNT_SLOTS):
+                store16(&self.t.waits[(<size_t>seat * self.t.capacity + r) * COUNT_SLOTS + h], told[r, h])
+        stored(&self.t.said[seat], now)
+        add(&self.t.head.news, 1)
+        return True
+
+    cdef int seat(self, double now):
+        """Give this process's seat, else one that is free or whose process has fallen silent; -1 = there is none."""
+        cdef int64_t me = os.getpid(), other
+        cdef int seat
+        for seat in range(SEATS):
+            if <int64_t>load64(<uint64_t *>&self.t.seats[seat]) == me:
+                return seat
+        for seat in range(SEATS):
+            other = <int64_t>load64(<uint64_t *>&self.t.seats[seat])
+            if (other == 0 or fabs(now - loadd(&self.t.said[seat])) > OWNER_TIMEOUT) and swap_if(&self.t.seats[seat], other, me):
+                return seat
+        return -1
+
+    def waiting(self, double now):
+        """Give how many requests wait for too long, as processes have said within a second: int64[regions, 8], by hash of the group."""
+        cdef uint16_t[:, :, ::1] waits = <uint16_t[:SEATS, :self.t.capacity, :COUNT_SLOTS]>self.t.waits
+        fresh = [seat for seat in range(SEATS) if self.t.seats[seat] and fabs(now - loadd(&self.t.said[seat])) < FRESH]
+        return np.array(waits)[fresh, :self.regions].sum(axis=0, dtype=np.int64)
 
     # -- remember
 

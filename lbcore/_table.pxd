@@ -46,6 +46,9 @@ cdef enum:
     EXCLUDED = 0x80000000      # sign of a key
     STAMPS = 64                # per second
     COUNT_SLOTS = 8
+    KINDS = 8                  # of outcomes: success, then failures by cause; a cache line
+    REFUSED = 1                # the cause that makes a run
+    SEATS = 64                 # processes that can tell who waits
 
 
 # First bytes of the block: what processes that share it agree on.
@@ -59,6 +62,7 @@ cdef struct Header:
     uint64_t ticked, age_cursor, dirty_cursor
     uint64_t shared_out        # some region's share is below 1
     uint64_t excluding         # some path has been excluded: keys are replaced with care
+    uint64_t news              # goes up with what other processes should look at soon
     int64_t ready              # 0 zeroed, 1 being filled, 2 in use
 
 
@@ -82,7 +86,12 @@ cdef struct Table:
     float *penalty
     double *answered
     double *ramp_start
-    uint64_t *counts           # [region][hash of the group][failures, successes]
+    uint64_t *counts           # [region][hash of the group][kind]
+    uint64_t *run              # refused connections since the region's last success
+    uint32_t *recoveries       # how often the region's tier became 0 again
+    int64_t *seats             # pid of whoever tells here who waits; 0 = free
+    double *said               # when it did
+    uint16_t *waits            # [seat][region][hash of the group]
     uint16_t *home
     uint16_t *former           # the home a group lost and means to return to
     uint64_t *bound            # key << 32 | region: no eligible other region has a lower key
@@ -126,6 +135,7 @@ cdef void bound_by(Table *t, uint32_t group, uint32_t key, uint32_t region) noex
 cdef void mark_all(Table *t) noexcept nogil
 cdef void table_exclude(Table *t, uint32_t group, uint32_t region, bint on) noexcept nogil
 cdef void adopt_home(Table *t, uint32_t group, uint32_t home, uint32_t former, bint forced) noexcept nogil
+cdef void table_count(Table *t, uint32_t region, uint32_t group, uint32_t kind) noexcept nogil
 cdef bint admissible(const Table *t, uint32_t region) noexcept nogil
 cdef uint32_t hash_of(uint32_t group) noexcept nogil
 cdef uint32_t stamp_of(double now) noexcept nogil

@@ -80,7 +80,12 @@ cdef size_t lay_out(Table *t, char *base, uint32_t groups, uint32_t capacity) no
     t.penalty = <float *>(base + at); at += aligned(slot * 4)
     t.answered = <double *>(base + at); at += aligned(slot * 8)
     t.ramp_start = <double *>(base + at); at += aligned(slot * 8)
-    t.counts = <uint64_t *>(base + at); at += aligned(slot * COUNT_SLOTS * 16)
+    t.counts = <uint64_t *>(base + at); at += aligned(slot * COUNT_SLOTS * KINDS * 8)
+    t.run = <uint64_t *>(base + at); at += aligned(slot * 8)
+    t.recoveries = <uint32_t *>(base + at); at += aligned(slot * 4)
+    t.seats = <int64_t *>(base + at); at += aligned(SEATS * 8)
+    t.said = <double *>(base + at); at += aligned(SEATS * 8)
+    t.waits = <uint16_t *>(base + at); at += aligned(SEATS * slot * COUNT_SLOTS * 2)
     t.home = <uint16_t *>(base + at); at += aligned(row * 2)
     t.former = <uint16_t *>(base + at); at += aligned(row * 2)
     t.bound = <uint64_t *>(base + at); at += aligned(row * 8)
@@ -113,6 +118,7 @@ cdef void table_open(Table *t, uint32_t region, bint enabled) noexcept nogil:
     store32(&t.share[region], FULL_SHARE)
     storef(&t.penalty[region], 0)
     stored(&t.answered[region], 0)
+    store64(&t.run[region], 0)
     clear_bits(&t.seen[region >> 6], bit)
     clear_bits(&t.draining[region >> 6], bit)
     set_bits(&t.synced[region >> 6], bit)
@@ -179,13 +185,30 @@ cdef void table_set(Table *t, uint64_t *plane, uint32_t region, bint on) noexcep
     else:
         clear_bits(&plane[region >> 6], <uint64_t>1 << (region & 63))
     publish(t, region)
+    add(&t.head.news, 1)
 
 
 cdef void table_set_tier(Table *t, uint32_t region, uint8_t tier, double now) noexcept nogil:
-    if tier == 3 and load8(&t.tier[region]) < 3:
+    cdef uint8_t before = load8(&t.tier[region])
+    if tier == 3 and before < 3:
         stored(&t.answered[region], now)
     store8(&t.tier[region], tier)
     publish(t, region)
+    if tier == 0 and before:
+        store32(&t.recoveries[region], load32(&t.recoveries[region]) + 1)
+    if tier != before:
+        add(&t.head.news, 1)
+
+
+cdef void table_count(Table *t, uint32_t region, uint32_t group, uint32_t kind) noexcept nogil:
+    """Count one outcome. A success ends the region's run first: a failure that comes after it must not be lost with it."""
+    if kind == 0 and load64(&t.run[region]):
+        store64(&t.run[region], 0)
+    add(&t.counts[(<size_t>region * COUNT_SLOTS + hash_of(group) % COUNT_SLOTS) * KINDS + kind], 1)
+    if kind:
+        if kind == 1 + REFUSED:
+            add(&t.run[region], 1)
+        add(&t.head.news, 1)
 
 
 cdef uint32_t hash_of(uint32_t group) noexcept nogil:

@@ -2,7 +2,7 @@
 
 The only writer of tiers and bits. `report` judges under one lock; `pick` and `observe` take none. It owns no thread: whoever
 serves (Prober, DNS, HTTP) calls `tick` every 100 ms, `report` and `observe` do when the last tick is over a second old, and
-`start()` gives a daemon thread to those who only pick.
+`start()` gives a daemon thread to those who only pick. Processes that share a table also `look` every few milliseconds.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ import numpy as np
 
 from lbcore import state
 from lbcore._fast import LatencyTable, Picker
+from lbcore._tally import Steady, Tally
 from lbcore.decision import Decision, decide
 from lbcore.detect import Detector, Guard, VantageSuspect, Verdict, default_detector, limit_ejections
 from lbcore.errors import CAUSES, NoRegionError, UnknownRegionError, cause_of
-from lbcore.layout import STATUSES, Layout
+from lbcore.layout import Layout
 from lbcore.region import Region
 from lbcore.sense.geo import Client, GeoIP
 from lbcore.sense.prior import PRIORS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lbcore._prefix import PrefixMap
 
 __all__ = ["Attempt", "Balancer", "Change"]
@@ -39,9 +42,13 @@ __all__ = ["Attempt", "Balancer", "Change"]
 logger = logging.getLogger("lbcore")
 
 TICK_INTERVAL = 0.1  # seconds, for those who serve
+LOOK_INTERVAL = 0.005  # seconds, for those who share a table
 STALE_TICK = 1.0  # seconds after which a report or sample ticks by itself
+WAITING = 1.0  # seconds for which holds what was said of waiting requests
+LATELY = 10.0  # seconds for which a group counts as a user of a region
 INHERITED = 60.0  # seconds for which the last owner's verdict on a region holds that the new one hears nothing of
 LOCAL = "local"
+_REFUSED = 2 + CAUSES.index("refused")  # its column in the table's outcomes: successes, failures without a cause, then by CAUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +60,6 @@ class Change:
     after: str
     cause: str
     at: float  # the Balancer's clock
-
-
-class _Steady:
-    """A clock that stands still where the one behind it jumps back: ramps, dwells and ejections must not wait until it caught up."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._last, self._offset = clock, clock(), 0.0
-
-    def __call__(self) -> float:
-        now = self._clock()
-        if now < self._last - STALE_TICK:  # less is two threads that read the clock at once
-            self._offset += self._last - now
-        self._last = now
-        return now + self._offset
 
 
 class Attempt:
@@ -105,7 +98,13 @@ class Balancer:
         self._changes: list[Change] = []
         self._telling = False
         self._samples = self._ticks = 0
-        self._now = _Steady(clock)
+        self._now = Steady(clock)
+        self._waits: dict[tuple[int, int], tuple[int, float]] = {}  # by slot and group: what is told to whoever judges a shared table
+        self._told: set[tuple[int, int]] = set()  # by slot and hash of the group: what was told last
+        self._waited = False
+        self._used: dict[tuple[int, int], float] = {}  # by slot and hash of the group: when a request last succeeded
+        self._news = 0
+        self._tally: Tally
         self._last_tick = self._now()
         self._pace: tuple[float, float] | None = None
         self._thread: threading.Thread | None = None
@@ -218,23 +217,34 @@ class Balancer:
 
         cause: refused, timeout, tls, status or reset, for a failure. gen: `generation(region)` when the work began: late
         failures from before a recovery are dropped. source: "probe", "request" or "external".
+        vantage: who met it, None = this process. Whoever reports for others (beacons, agents) names them: their refused
+        connections tell less of the region than one's own.
         Raises ValueError for another cause or source, or for what is no address.
         """
+        if ok and cause is None and vantage is None and source == "request" and self._tally.success(region, client, gen):
+            return
         if cause is not None and cause not in CAUSES:
             raise ValueError(f"cause must be one of {', '.join(CAUSES)} or None, got {cause!r}")
         if source not in ("probe", "request", "external"):
             raise ValueError(f"source must be probe, request or external, got {source!r}")
         now = self._now()
-        if self._buffer is not None and source == "request":
-            self.table.count(self.slot(region), ok, self.map.lookup(client))  # the owner of the shared table judges, at its next tick
-        else:
-            with self._lock:  # slots and groups are found under it: they may mean something else a moment later
-                slot, group = self.slot(region), self.map.lookup(client)
-                if self._judges():
-                    self._judge_outcome(slot, bool(ok), cause, source, vantage or LOCAL, group, gen, now)
-            self._notify()
+        with self._lock:  # slots and groups are found under it: they may mean something else a moment later
+            slot, group = self.slot(region), self.map.lookup(client)
+            if self._buffer is None:
+                self._judge_outcome(slot, bool(ok), cause, source, vantage or LOCAL, group, gen, now)
+            else:
+                self._share_outcome(slot, bool(ok), cause, source, vantage or LOCAL, group, gen, now)
+        self._notify()
         if now - self._last_tick > STALE_TICK:
             self._tick_if_free()
+
+    def answered(self, region: str | Region, ms: float, client: Client = None, *, gen: int | None = None) -> None:
+        """Take a request that succeeded, and how long it took: `observe` and `report` in one, at a third of their cost."""
+        if self._tally.answered(region, ms, client, gen):
+            self._samples += 1
+        else:
+            self.observe(region, ms, client)
+            self.report(region, True, client, gen=gen)
 
     def waiting(
         self, region: str | Region, count: int, client: Client = None, *, vantage: str | None = None, gen: int | None = None
@@ -246,11 +256,10 @@ class Balancer:
             raise ValueError(f"count must be >= 0, got {count!r}")
         with self._lock:
             now, slot, group = self._now(), self.slot(region), self.map.lookup(client)
-            if self._judges():
-                gen = self.guard.generation(slot) if gen is None else gen
-                self.guard.waiting(slot, count, vantage=vantage or LOCAL, group=group, gen=gen, now=now)
-                if self.guard.changed:
-                    self._apply_verdicts(now)
+            if self._buffer is None:
+                self._judge_waiting(slot, count, vantage or LOCAL, group, gen, now)
+            elif gen is None or gen >= self.table.recoveries(slot):
+                self._waits[slot, group] = (count, now)
         self._notify()
 
     def control(self, ok: bool) -> None:
@@ -277,7 +286,8 @@ class Balancer:
 
     def generation(self, region: str | Region) -> int:
         """Give what work on a region that begins now passes to `report` as `gen`."""
-        return self.guard.generation(self.slot(region))
+        slot = self.slot(region)
+        return self.guard.generation(slot) if self._buffer is None else self.table.recoveries(slot)
 
     @contextmanager
     def attempt(self, client: Client = None) -> Iterator[Attempt]:
@@ -298,16 +308,44 @@ class Balancer:
                     self.report(region, False, client, cause=cause, gen=gen)
             raise
         with suppress(UnknownRegionError):
-            self.observe(region, max(0.0, self._now() - attempt.since) * 1000.0, client)
-            self.report(region, True, client, gen=gen)
+            self.answered(region, max(0.0, self._now() - attempt.since) * 1000.0, client, gen=gen)
 
     def _judge_outcome(
         self, slot: int, ok: bool, cause: str | None, source: str, vantage: str, group: int, gen: int | None, now: float
     ) -> None:
+        self._tally.calm(slot, False)
+        self._tell_successes(slot)
         gen = self.guard.generation(slot) if gen is None else gen
         self.guard.report(slot, ok, cause=cause, source=source, vantage=vantage, group=group, gen=gen, now=now)
         if self.guard.changed:
             self._apply_verdicts(now)
+        if self.guard.calm(slot):
+            self._tally.calm(slot, True, self.guard.generation(slot))
+
+    def _judge_waiting(self, slot: int, count: int, vantage: str, group: int, gen: int | None, now: float) -> None:
+        self._tell_successes(slot)
+        gen = self.guard.generation(slot) if gen is None else gen
+        self.guard.waiting(slot, count, vantage=vantage, group=group, gen=gen, now=now)
+        if self.guard.changed:
+            self._apply_verdicts(now)
+
+    def _tell_successes(self, slot: int) -> None:
+        """Hand on what was only noted of a region."""
+        if (noted := self._tally.take(slot)) is not None:
+            self.guard.successes(slot, noted[0], vantage=LOCAL, gen=self.guard.generation(slot), now=noted[1])
+
+    def _share_outcome(
+        self, slot: int, ok: bool, cause: str | None, source: str, vantage: str, group: int, gen: int | None, now: float
+    ) -> None:
+        """Count an outcome in the shared table, where the owner finds it; probes are judged where they are made, by the owner."""
+        if gen is not None and gen < self.table.recoveries(slot):
+            return
+        if source == "request":
+            if cause == "refused" and vantage != LOCAL:
+                cause = None  # one's own alone make a run
+            self.table.count(slot, ok, group, 0 if cause is None else 1 + CAUSES.index(cause))
+        elif self._judges():
+            self._judge_outcome(slot, ok, cause, source, vantage, group, None, now)
 
     def _apply_verdicts(self, now: float) -> None:
         """Bring tiers and exclusions in line with the detector's verdicts, then let the table move homes at once."""
@@ -315,7 +353,7 @@ class Balancer:
             self._take_over(now)
         self.guard.changed.clear()
         slots, serving = [*self._layout.slots.values()], self._layout.serving()
-        down = [slot for slot in slots if self.guard.verdict(slot) is Verdict.DOWN and not self._layout.at(slot).always_serve]
+        down = [slot for slot in slots if self._is_down(slot, now) and not self._layout.at(slot).always_serve]
         hard = {slot for slot in down if self.guard.hard(slot)}
         ejected = {slot for slot in down if self.table.tier(slot) == 2}
         exempt = hard.union(slot for slot in down if slot not in serving)  # whom nobody uses takes no ejection from the others
@@ -325,6 +363,13 @@ class Balancer:
                 self._set_tier(slot, 0 if slot not in granted else 3 if slot in hard else 2, now)
             self._set_excluded(slot)
         self.table.tick(now)
+
+    def _is_down(self, slot: int, now: float) -> bool:
+        """Say whether the region is down for all; in a shared table also when everybody who used it lately has lost their path."""
+        if self.guard.verdict(slot) is Verdict.DOWN:
+            return True
+        lost = self.guard.excluded(slot) if self._buffer is not None else frozenset()
+        return bool(lost) and all(spread in lost or now - at > LATELY for (used, spread), at in self._used.items() if used == slot)
 
     def _take_over(self, now: float) -> None:
         """Go on from what the last owner of a shared table decided."""
@@ -338,7 +383,7 @@ class Balancer:
 
     def _set_tier(self, slot: int, tier: int, now: float) -> None:
         if self.table.tier(slot) != tier:
-            cause = self.guard.cause(slot) if tier else "recovered"
+            cause = self.guard.cause(slot) or "fails for all who used it lately" if tier else "recovered"
             with self._change(slot, cause, now):
                 self.table.set_tier(slot, tier, now)
 
@@ -371,18 +416,43 @@ class Balancer:
         now = self._now()
         with self._lock:
             self._last_tick = now
+            self._tally.deadline = now + STALE_TICK
             self._ticks += 1
+            if self._buffer is not None:
+                self._share_waiting(now)
             if self._judges():
-                self._judge_counts(now)
+                self._judge_shared(now)
+                for slot in self._layout.slots.values():
+                    self._tell_successes(slot)
                 self.guard.sweep(now)
-                if self.guard.changed or self._inherited or not self._judging or any(self._excluded.values()):
+                excluded = any(self.guard.excluded(slot) for slot in self._layout.slots.values())
+                if self.guard.changed or self._inherited or not self._judging or excluded or any(self._excluded.values()):
                     self._apply_verdicts(now)
             else:  # what others judged is no fresh evidence when this process takes over
-                self._judging, self._counted = False, self.table.counts()
+                self._judging, self._counted = False, self.table.outcomes()
             self.table.tick(now)
-            if self._buffer is not None:
-                self._watch_tiers(now)
+            self._watch_others(now)
         self._notify()
+
+    def look(self) -> None:
+        """Take in what other processes that share the table met and decided, at once and not at the next tick.
+
+        The owner judges; in the others `on_change` tells what it decided. Call it every 5 ms (`LOOK_INTERVAL`) in all of them: without
+        news it is over in a fraction of a microsecond, and in a process of its own there never are any.
+        """
+        if self._buffer is None or self.table.news == self._news:
+            return
+        with self._lock:
+            self._news, now = self.table.news, self._now()
+            if self._judging and self._judges():
+                self._judge_shared(now)
+            self._watch_others(now)
+        self._notify()
+
+    @property
+    def shared(self) -> bool:
+        """Say whether other processes may share the table, so that there is something to `look` at."""
+        return self._buffer is not None
 
     def _tick_if_free(self) -> None:
         if self._lock.acquire(blocking=False):
@@ -392,27 +462,81 @@ class Balancer:
     def _judges(self) -> bool:
         return self._buffer is None or self.table.owner == os.getpid()
 
-    def _judge_counts(self, now: float) -> None:
-        """Feed what all processes counted since the last tick to the detector; slots of groups stand for groups."""
+    def _judge_shared(self, now: float) -> None:
+        """Feed to the detector what all processes met since the last time; slots of groups stand for groups."""
         if self._buffer is None:
             return
-        counts = self.table.counts()
-        fresh, self._counted = counts - self._counted, counts
-        for slot, spread, ok in np.argwhere(fresh).tolist():
-            for _ in range(min(int(fresh[slot, spread, ok]), 100)):
-                if slot in self._layout.slots.values():
-                    self._judge_outcome(slot, bool(ok), None if ok else "reset", "request", LOCAL, spread, None, now)
+        slots = {*self._layout.slots.values()}
+        runs = [self.table.refused(slot) if slot in slots else 0 for slot in range(self.table.regions)]
+        outcomes = self.table.outcomes()
+        fresh, self._counted = outcomes - self._counted, outcomes
+        for slot in np.flatnonzero(fresh.any(axis=(1, 2))).tolist():
+            if slot in slots:  # a run that a success ended meanwhile, or that goes on, is as long as it was before and after
+                self._judge_fresh(slot, fresh[slot], min(runs[slot], self.table.refused(slot)), now)
+        self._judge_told(slots, now)
 
-    def _watch_tiers(self, now: float) -> None:
-        """See what the owning process decided, so that callbacks run in every process."""
+    def _judge_fresh(self, slot: int, fresh: NDArray[np.uint64], run: int, now: float) -> None:
+        """Feed one region's outcomes. What is known of their order: the last `run` refused came after the last success.
+
+        The others are spread evenly, and begin and end with a success: so no run is longer than one must have been.
+        """
+        kinds: list[list[int]] = np.minimum(fresh, 1000).astype(int).tolist()
+        self._used.update({(slot, spread): now for spread, row in enumerate(kinds) if row[0]})
+        succeeded = [spread for spread, row in enumerate(kinds) for _ in range(row[0])]
+        failed = [(spread, kind) for spread, row in enumerate(kinds) for kind in range(1, len(row)) for _ in range(row[kind])]
+        failed.sort(key=lambda failure: failure[1] == _REFUSED)
+        since = min(run, sum(kind == _REFUSED for _, kind in failed))
+        before, after = failed[: len(failed) - since], failed[len(failed) - since :]
+        if before and len(succeeded) > 1:
+            self._feed_successes(slot, [succeeded.pop()], now)
+        parts = max(1, min(len(before), len(succeeded)))
+        for part in range(parts):
+            self._feed(slot, before[part::parts], now)
+            self._feed_successes(slot, succeeded[part::parts], now)
+        self._feed(slot, after, now)
+        if self.guard.changed:
+            self._apply_verdicts(now)
+
+    def _feed_successes(self, slot: int, groups: list[int], now: float) -> None:
+        self.guard.successes(slot, groups, vantage=LOCAL, gen=self.guard.generation(slot), now=now)
+
+    def _feed(self, slot: int, failed: list[tuple[int, int]], now: float) -> None:
+        for spread, kind in failed:
+            self._judge_outcome(slot, False, CAUSES[kind - 2] if kind > 1 else None, "request", LOCAL, spread, None, now)
+
+    def _judge_told(self, slots: Collection[int], now: float) -> None:
+        """Feed to the detector who waits, in all processes."""
+        told = {(slot, spread): count for (slot, spread), count in np.ndenumerate(self.table.waiting(now)) if count}
+        for slot, spread in told.keys() | self._told:
+            if slot in slots:
+                self._judge_waiting(slot, int(told.get((slot, spread), 0)), LOCAL, spread, None, now)
+        self._told = {*told}
+
+    def _share_waiting(self, now: float) -> None:
+        """Tell the owner of a shared table who waits here."""
+        self._waits = {key: told for key, told in self._waits.items() if told[0] and now - told[1] < WAITING}
+        counts = np.zeros((self.table.regions, 8), np.int64)
+        for (slot, group), (count, _) in self._waits.items():
+            counts[slot, self.table.spread(group)] += count
+        if self._waits or self._waited:
+            self.table.tell_waiting(counts, now)
+        self._waited = bool(self._waits)
+
+    def _watch_others(self, now: float) -> None:
+        """See what other processes decided or were told by the operator, so that callbacks run in every process."""
+        if self._buffer is None:
+            return
         for name, slot in self._layout.slots.items():
-            before, tier = self._seen_tiers.get(slot, 0), self.table.tier(slot)
-            self._seen_tiers[slot] = tier
-            if before != tier and not self._judges():
-                self._changes.append(Change(name, STATUSES[before], STATUSES[tier], "decided by the owning process", now))
+            before, after = self._seen.get(slot), self._layout.status(slot)
+            self._seen[slot] = after
+            if before not in (after, None):
+                self._changes.append(Change(name, before, after, "decided by another process", now))
 
     def start(self) -> None:
-        """Tick every 100 ms in a daemon thread, for those who only pick. Again after a fork: threads do not survive it."""
+        """Tick every 100 ms in a daemon thread, for those who only pick, and `look` when the table is shared.
+
+        Again after a fork: threads do not survive it.
+        """
         if self._thread is None or not self._thread.is_alive():
             self._stopping = threading.Event()  # a new one: a fork may have copied the old one's lock held
             self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="lbcore-tick", daemon=True)
@@ -426,9 +550,12 @@ class Balancer:
         self._thread = None
 
     def _run(self, stopping: threading.Event) -> None:
-        while not stopping.wait(TICK_INTERVAL):
+        while not stopping.wait(LOOK_INTERVAL if self.shared else TICK_INTERVAL):
             try:
-                self.tick()
+                if self.shared and self._now() - self._last_tick < TICK_INTERVAL:
+                    self.look()
+                else:
+                    self.tick()
             except Exception:
                 logger.exception("tick failed; the next one tries again")
 
@@ -472,6 +599,7 @@ class Balancer:
         yield
         after = self._layout.status(slot)
         if after != before:
+            self._seen[slot] = after
             self._changes.append(Change(self._layout.at(slot).name, before, after, cause, now))
 
     def on_change(self, callback: Callable[[Change], object]) -> Callable[[], None]:
@@ -558,7 +686,8 @@ class Balancer:
             else:
                 self._move(self.map, wanted)
             for name, slot in self._layout.slots.items():
-                if (after := self._layout.status(slot)) != before.get(name, after):
+                self._seen[slot] = after = self._layout.status(slot)
+                if after != before.get(name, after):
                     cause = "enabled" if self._layout.at(slot).enabled else "disabled"
                     self._changes.append(Change(name, before[name], after, cause, now))
             self._bring_in_line(now)
@@ -571,6 +700,8 @@ class Balancer:
             self._publish()
 
     def _forget(self, slot: int) -> None:
+        self._tally.calm(slot, False)
+        self._tally.take(slot)
         self.guard.reset(slot)
         self._excluded.pop(slot, None)
         self._renumbered.pop(slot, None)
@@ -615,13 +746,17 @@ class Balancer:
         self._excluded: dict[int, frozenset[int]] = {}
         self._renumbered: dict[int, dict[int, int]] = {}  # by slot: groups that were excluded under another map's numbers
         self._inherited: dict[int, float] = {}  # by slot: until when the tier stays that another process set
-        self._seen_tiers: dict[int, int] = {}
-        self._counted = layout.table.counts()
+        self._seen = {slot: layout.status(slot) for slot in layout.slots.values()}
+        self._counted, self._news = layout.table.outcomes(), layout.table.news
+        self._tally = Tally(layout.table, layout.map, layout.slots, self._now, self.guard.resolution, self._buffer is not None)
+        self._tally.deadline = self._last_tick + STALE_TICK
 
     def _move(self, prefixes: PrefixMap, regions: Sequence[Region]) -> None:
         """Carry everything over to a new table, then swap the Picker's pointer; picks in between use the old one."""
         if self._buffer is not None:
             raise ValueError("a table shared by processes keeps its size: restart the workers with the new regions or database")
+        for slot in self._layout.slots.values():
+            self._tell_successes(slot)
         now, before, renumbered = self._now(), self._layout, self._renumber(prefixes)
         self._settle(before.moved(prefixes, regions, now))
         self._renumbered = renumbered

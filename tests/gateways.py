@@ -39,6 +39,12 @@ class Loop:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def accepted() -> None:
+    """Wait until no connection is half accepted. Those of a server that is closed then stay open: garbage in another test."""
+    while any("_accept_connection" in repr(task) for task in asyncio.all_tasks()):
+        await asyncio.sleep(0)
+
+
 @dataclass
 class Seen:
     """A request as a gateway got it."""
@@ -93,6 +99,7 @@ class Gateway:
 
     async def _stop(self) -> None:
         if self._server is not None:
+            await accepted()
             self._server.close()
             self._server = None
         await self._loop._cancel_all()

@@ -194,9 +194,12 @@ class To:
         self.failures.append(cause)
         return self.target(call.attempts) if call.attempts < len(self.urls) else None
 
-    def answered(self, call: Call, head: ResponseReader, /) -> Target | None:
+    def answered(self, call: Call, head: ResponseReader, /) -> Target | Response | None:
         self.heads.append(head.status)
         return None
+
+    def failed(self, call: Call, response: Response, /) -> Response:
+        return response
 
     def done(self, call: Call, /) -> None:
         self.calls.append(call)
@@ -228,7 +231,8 @@ async def talk(port: int, *parts: bytes, pause: float = 0.0, end: bool = False, 
                 writer.write(part)
                 await asyncio.sleep(pause)
             if end:
-                writer.write_eof()
+                with suppress(OSError):  # it is closed already
+                    writer.write_eof()
         return heard.result()
     finally:
         writer.close()

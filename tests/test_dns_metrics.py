@@ -20,14 +20,17 @@ from conftest import Clock
 from prometheus_client.parser import text_string_to_metric_families
 from resolving import NETWORKS, OWNER, PROFILE, balancer, subnet
 
-from lbcore.dns import Responder, metrics, querylog
+from lbcore import linelog
+from lbcore import metrics as shared
+from lbcore.dns import Responder, metrics
 from lbcore.dns._rrl import RateLimiter
 from lbcore.dns.dnssec import Signer
 from lbcore.dns.keys import Key, Timing
-from lbcore.dns.metrics import DnsCollector, MetricsPage, Reloads
+from lbcore.dns.metrics import DnsCollector
 from lbcore.dns.querylog import QueryLog, entry
 from lbcore.dns.server import Server
 from lbcore.dns.zone import Zone
+from lbcore.metrics import MetricsPage, Reloads
 
 WAIT = 20
 NOON = datetime.datetime(2026, 1, 2, 12, 0, 0, 250_000, datetime.UTC)
@@ -214,7 +217,7 @@ async def test_series_are_bounded_and_never_go_back(
 async def test_the_page_takes_any_request(
     clock: Clock, responder: Responder, request_: bytes, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "PATIENCE", 0.3)
+    monkeypatch.setattr(shared, "PATIENCE", 0.3)
     async with Server(responder, port=0) as server, MetricsPage(DnsCollector(server, balancer(clock)), port=0) as page:
         reader, writer = await asyncio.open_connection(*page.socket.getsockname()[:2])
         writer.write(request_)
@@ -322,7 +325,7 @@ def test_a_full_disk_hinders_neither_rotation_nor_the_end(tmp_path: Path, respon
 
 
 def test_who_answers_never_waits_for_the_disk(tmp_path: Path, responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(querylog, "WAITING", 5)
+    monkeypatch.setattr(linelog, "WAITING", 5)
     stuck, file = threading.Event(), tmp_path / "queries.log"
 
     def wall() -> datetime.datetime:
@@ -333,7 +336,7 @@ def test_who_answers_never_waits_for_the_disk(tmp_path: Path, responder: Respond
     with QueryLog(file, wall=wall) as log:
         for _ in range(100):
             log.offer(wire, "127.0.0.1", "udp")
-        assert log.dropped >= 94
+        assert log.dropped >= 89  # five wait, and up to six were taken out
         stuck.set()
     assert log.written + log.dropped == 100
     assert len([*lines(file)]) == log.written

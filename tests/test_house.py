@@ -50,13 +50,15 @@ CORE = {path.stem for pattern in ("_*.pyx", "_*.pxd") for path in PACKAGE.glob(p
 
 # A unit may import those above it; units of one line do not know each other.
 LAYERS: tuple[set[str], ...] = (
-    {"errors"},
+    {"errors", "linelog", "listener"},
     {"region", *CORE},
     {"detect", "sense", "sense.geo", "steer", "data", "state"},
     {"config"},  # names the rules of those above, so that none stands twice
     {"decision", "layout"},
     {"balancer"},
-    {"", "sense.probe", "dns", "http"},
+    {"metrics"},
+    {"sense.probe"},  # gateways probe their backends
+    {"", "dns", "http"},
     {"sim"},
     {"service"},
     {"demo"},

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
+from gateways import accepted
 
 from lbcore.region import Region
 from lbcore.sense.probe import Monitor, Prober, ProbeResult, Target, check
@@ -76,6 +77,7 @@ async def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIte
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        await accepted()
         server.close()
         for task in tasks:
             task.cancel()
@@ -566,12 +568,14 @@ async def test_hundreds_of_probes_of_bad_targets_leave_neither_task_nor_socket()
         lb = Counting(*[Region(f"r{n}", gateway=f"http://127.0.0.1:{(port, mute, cutting)[n % 3]}") for n in range(24)])
         with connections() as opened:
             task = asyncio.create_task(Prober(lb, monitor=Monitor(interval=0.1, timeout=0.06)).run())
-            async with asyncio.timeout(30):
-                await reported.wait()
-            assert len([each for each in opened if not each.is_closing()]) <= 24
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            try:
+                async with asyncio.timeout(30):
+                    await reported.wait()
+                assert len([each for each in opened if not each.is_closing()]) <= 24
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         assert len(opened) >= 500 and all(each.is_closing() for each in opened)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

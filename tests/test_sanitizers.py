@@ -1,4 +1,5 @@
-"""The core's own tests again, on a core built with bounds checks and under AddressSanitizer + UndefinedBehaviorSanitizer.
+"""The tests of the core, and of the compiled HTTP engine, again: built with bounds checks, and under AddressSanitizer +
+UndefinedBehaviorSanitizer.
 
 Each build happens in a copy of the tree, so the modules in use stay as they are. Races are hunted elsewhere, by C threads under
 ThreadSanitizer (tests/race/).
@@ -10,13 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CORE = ("fast", "table", "prefix", "mmdb", "picker")
+CORE = ("fast", "table", "prefix", "mmdb", "picker", "limits")
+ENGINE_TESTS = ("test_http_forward.py", "test_http_handler.py", "test_http_reading.py")
 CORE_TESTS = sorted(path.name for name in CORE for path in (ROOT / "tests").glob(f"test_{name}*.py"))
 
 pytestmark = pytest.mark.sanitizer
@@ -36,9 +38,9 @@ def build(folder: Path, **switches: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def run_core_tests(folder: Path, **env: str) -> None:
-    """Run the core's tests in `folder`; a sanitizer ends the process at its first finding and writes it to finding.PID."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in CORE_TESTS)]
+def run_tests(folder: Path, names: Sequence[str] = CORE_TESTS, **env: str) -> None:
+    """Run tests in `folder`; a sanitizer ends the process at its first finding and writes it to finding.PID."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in names)]
     env = os.environ | {"LBCORE_PROFILE": "ci", "PYTHONPATH": str(folder)} | env
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     findings = "".join(path.read_text()[:4000] for path in folder.glob("finding.*"))
@@ -58,7 +60,7 @@ def runtime(gcc: str, *libraries: str) -> str:
 def test_core_under_bounds_checks(tmp_path: Path) -> None:
     folder = copy_of_tree(tmp_path)
     build(folder, LBCORE_DEBUG="1")
-    run_core_tests(folder)
+    run_tests(folder)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,12 @@ def address_sanitizer(sanitized: Path, program: Callable[[str], str]) -> dict[st
 
 
 def test_core_under_address_and_undefined_behaviour_sanitizers(sanitized: Path, address_sanitizer: dict[str, str]) -> None:
-    run_core_tests(sanitized, **address_sanitizer)
+    run_tests(sanitized, **address_sanitizer)
+
+
+def test_http_engine_under_address_sanitizer(sanitized: Path, address_sanitizer: dict[str, str]) -> None:
+    """Compiled methods borrow their arguments: an object that ends too early is seen here."""
+    run_tests(sanitized, ENGINE_TESTS, **address_sanitizer)
 
 
 def test_the_address_sanitizer_is_awake(sanitized: Path, address_sanitizer: dict[str, str]) -> None:

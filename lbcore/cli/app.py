@@ -12,6 +12,7 @@ from lbcore.cli.common import Commands
 from lbcore.cli.demo import demo
 from lbcore.cli.dns import dns
 from lbcore.cli.geo import geo
+from lbcore.cli.run import EXAMPLES, run
 
 __all__ = ["app"]
 
@@ -42,6 +43,7 @@ app.command(epilog="Example: lbcore rank 8.8.8.8 --config examples/three-regions
 app.command(epilog="Example: lbcore explain 8.8.8.8 --config examples/three-regions.toml")(choose.explain)
 app.command(epilog="Example: lbcore check examples/three-regions.toml --probe")(choose.check)
 app.command(epilog="Example: lbcore demo --once")(demo)
+app.command(epilog=EXAMPLES)(run)
 app.add_typer(geo, name="geo")
 app.add_typer(dns, name="dns")
 app.command(epilog="Example: lbcore bench --regions 60")(bench)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lbcore.balancer import Balancer
+from lbcore.cli.checking import check_all
 from lbcore.cli.common import (
     DEFAULT_CONFIG,
     NOT_FOUND,
@@ -115,7 +116,7 @@ Probe = Annotated[bool, typer.Option("--probe", help="Also probe every region's 
 def check(config: File, probe: Probe = False, json: AsJson = False) -> None:
     """Check a configuration: every mistake at once, and with --probe whether the gateways answer."""
     settings = read_settings(config)
-    _check_dns(settings)
+    check_all(settings)
     lb = open_balancer(settings)
     rows = [_described(lb, region.name) for region in lb.regions]
     if probe:
@@ -130,18 +131,6 @@ def check(config: File, probe: Probe = False, json: AsJson = False) -> None:
         print(f"{config}: {len(rows)} region{'s' * (len(rows) != 1)}, {lb.table.groups:,} groups of clients, nothing wrong with it")
     if failed:
         raise Failure("\n".join(f"{row['region']}: {row['probe']}" for row in rows if row["region"] in failed), UNAVAILABLE)
-
-
-def _check_dns(settings: Settings) -> None:
-    """Let zones and profiles check their own rules, where dnspython is installed."""
-    try:
-        from lbcore.cli.cookies import read
-        from lbcore.dns.configured import zones_of
-    except ImportError:
-        return
-    zones_of(settings)
-    if settings.cookie_secret:
-        read(settings.cookie_secret)
 
 
 def _described(lb: Balancer, name: str) -> dict[str, Any]:

@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -24,24 +22,25 @@ from typing import Any
 from lbcore.balancer import Balancer, Change
 from lbcore.cli.common import Failure
 from lbcore.cli.cookies import Secrets
+from lbcore.cli.learned import Learned
+from lbcore.cli.systemd import notify, raise_limit
 from lbcore.config import Settings, load, split_listen
 from lbcore.dns import Responder
 from lbcore.dns._rrl import RateLimiter
 from lbcore.dns.configured import zones_of
 from lbcore.dns.handover import Control, HandoverError, Offer, Predecessor, take_over
-from lbcore.dns.metrics import DnsCollector, MetricsPage, Reloads
+from lbcore.dns.metrics import DnsCollector
 from lbcore.dns.querylog import QueryLog
 from lbcore.dns.server import Server
-from lbcore.errors import CAUSES, LbcoreError
+from lbcore.errors import LbcoreError
+from lbcore.metrics import MetricsPage, Reloads
 from lbcore.sense.probe import Prober
 
-__all__ = ["Serving", "notify"]
+__all__ = ["Serving"]
 
 logger = logging.getLogger(__name__)
 
-MOST_FILES = 1 << 16
 GRACE = 5.0  # seconds that TCP clients get when this process ends
-MOST_REPORTS = 20  # until a detector believes what the last process knew
 ONLY_AT_START = (  # of [dns]
     "listen", "threads", "control", "metrics", "query_log", "query_log_sample", "nsid", "version", "cookies",
     "rate_limit",
@@ -84,7 +83,7 @@ class Serving:
     async def run(self, taking_over: bool = False) -> None:
         """Serve; OSError when an address cannot be bound, HandoverError when the running process does not hand over."""
         self._end = asyncio.Event()
-        _raise_limit()
+        raise_limit()
         if self._prober:
             await self._prober.first_round()
         predecessor = await self._find_predecessor(taking_over)
@@ -123,22 +122,10 @@ class Serving:
         return self._settings.folder / self._section.control if self._section.control else None
 
     def _inherit(self, offer: Offer) -> None:
-        """Take over what the other process has learned; what cannot be used is learned anew."""
-        try:
-            with tempfile.NamedTemporaryFile() as file:
-                file.write(offer.state)
-                file.flush()
-                self._lb.load(file.name)
-        except ValueError as error:
-            logger.warning("what the last process learned cannot be used: %s", error)
+        """Take over what the other process has learned."""
+        Learned(offer.state, offer.down).give(self._lb)
         if self._secrets and offer.secrets:
             self._secrets.inherit(offer.secrets)
-        names = {region.name for region in self._lb.regions}
-        for name, cause in offer.down.items():
-            for _ in range(MOST_REPORTS if name in names else 0):
-                if self._lb.status(name) != "up":
-                    break
-                self._lb.report(name, False, cause=cause if cause in CAUSES else None, source="probe")
 
     # ---- start
 
@@ -225,16 +212,9 @@ class Serving:
     # ---- hand over
 
     async def _offer(self) -> Offer:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "state")
-            await asyncio.to_thread(self._lb.save, file)
-            state = file.read_bytes()
-        down = {}
-        for region in self._lb.regions:
-            if self._lb.status(region) in ("ejected", "down"):
-                down[region.name] = self._lb.guard.cause(self._lb.slot(region))
+        learned = await asyncio.to_thread(Learned.of, self._lb)
         secrets = self._secrets.pair if self._secrets else ()
-        return Offer(self._server.sockets, self._page.socket if self._page else None, state, down, secrets)
+        return Offer(self._server.sockets, self._page.socket if self._page else None, learned.state, learned.down, secrets)
 
     async def _finish(self) -> None:
         self._server.handed_over = True
@@ -325,13 +305,6 @@ class Serving:
             logger.warning("reload: %s: in effect from the next start, say by SIGUSR2", ", ".join(late))
 
 
-def _raise_limit() -> None:
-    """Allow as many open files as this process may, within reason: one for each TCP connection."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES), most))
-
-
 async def _watch(successor: subprocess.Popen[bytes]) -> None:
     """See a successor that ends while this process still serves, which then goes on."""
     while (code := successor.poll()) is None:
@@ -341,15 +314,3 @@ async def _watch(successor: subprocess.Popen[bytes]) -> None:
 
 def _tell(change: Change) -> None:
     print(f"{change.region}: {change.before} -> {change.after} ({change.cause})", flush=True)
-
-
-def notify(state: str) -> None:
-    """Tell systemd how things stand, where it asked for that; lines such as READY=1.
-
-    Source: sd_notify(3), one datagram to the socket named by NOTIFY_SOCKET.
-    """
-    where = os.environ.get("NOTIFY_SOCKET", "")
-    if not where.startswith(("/", "@")):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
-        sender.sendto(state.encode(), "\0" + where[1:] if where.startswith("@") else where)

@@ -13,7 +13,7 @@ import random
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,14 +30,15 @@ try:
 except ImportError as error:
     raise ImportError("lbcore.toml needs pydantic, which is not installed: pip install 'lbcore[cli]'", name="pydantic") from error
 
-from lbcore.config import profiles
+from lbcore.config import profiles, roles
 from lbcore.config.schema import Document, RegionEntry, ZoneSection, split_listen
 
-__all__ = ["Document", "Settings", "load", "parse", "split_listen"]
+__all__ = ["Document", "Settings", "load", "parse", "read", "split_listen"]
 
 Where = tuple[str | int, ...]
 Problem = tuple[Where, object, str, str | None]  # key path, value, what was expected, nearest valid choice
 
+LONGEST = 8 << 20  # bytes: reading text of any length would keep a process that serves from its work
 MONITOR = ("traffic_manager", "monitor")
 ALIKE = ("protocol", "port", "path", "rise", "host", "verify", "ca", "client_certificate", "jitter", "max_concurrency", "strict_azure")
 MONITOR_SETTINGS = {
@@ -65,6 +66,11 @@ class Settings:
     folder: Path  # relative paths in the file start here
     regions: tuple[Region, ...]  # the primary first, when there is one
     monitor: Monitor
+    content: bytes = field(default=b"", repr=False)  # of the file, for processes that are to read the same
+
+    def region(self, name: str) -> Region:
+        """Give a region by its name in any spelling; it must be one of them."""
+        return next(region for region in self.regions if region.name == canonical(name))
 
     @property
     def primary(self) -> Region | None:
@@ -91,7 +97,12 @@ class Settings:
 
     def transport_options(self) -> dict[str, Any]:
         """Give the keyword arguments for the transports, besides the Balancer."""
-        return self.document.http.model_dump()
+        return self.document.http.model_dump(include={"retries", "keep_host"})
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Give what the file asks this node to do: of front-door, gateway and dns, those whose table it has."""
+        return roles.roles(self.document)
 
     def zone_options(self) -> list[dict[str, Any]]:
         """Give the keyword arguments for each dns.Zone, but `names`: steered names and the name of the profile of each, "" = the service's.
@@ -155,7 +166,16 @@ class Settings:
 def load(path: str | os.PathLike[str]) -> Settings:
     """Read a file; ConfigError lists everything that is wrong with it, OSError when it cannot be read."""
     file = Path(path)
-    content = file.read_bytes()
+    with file.open("rb") as opened:
+        content = opened.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ConfigError([Violation(str(file), f"more than {LONGEST} bytes", "a file of at most 8 MiB")])
+    return read(content, file)
+
+
+def read(content: bytes, path: str | os.PathLike[str]) -> Settings:
+    """Read what a file contained; errors as `load`."""
+    file = Path(path)
     try:
         data = tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
@@ -163,7 +183,7 @@ def load(path: str | os.PathLike[str]) -> Settings:
         raise ConfigError([Violation(f"{file}:{line}", content[error.start : error.end], "text in UTF-8")]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax_violation(file, str(error), content.decode())]) from None
-    return parse(data, str(file), file.parent)
+    return replace(parse(data, str(file), file.parent), content=content)
 
 
 def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()) -> Settings:
@@ -176,7 +196,7 @@ def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()
     problems += found
     problems += [*_detector_problems(data, spoilt, monitor), *_database_problems(data, spoilt, folder), *_zone_problems(data)]
     if document is not None:
-        problems += profiles.problems(document)
+        problems += [*profiles.problems(document), *roles.problems(document, folder)]
     if problems or document is None:
         problems.sort(key=lambda problem: _place_in(data, problem[0]))
         raise ConfigError(Violation(f"{name}: {_dotted(where)}", value, expected, near) for where, value, expected, near in problems)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress, IPvAnyNetwork, TypeAdapter
+from pydantic import AfterValidator, Field
 
+from lbcore.config.fields import Address, HostName, Listens, MaybeListen, Network, OneOrMore, Section, split_listen
+from lbcore.config.serving import Gateway, Http, Run
 from lbcore.sense.monitor import URL_FORM, Monitor, Target
 
 __all__ = ["Document", "RegionEntry", "split_listen"]
@@ -18,57 +20,6 @@ def _gateway(text: str) -> str:
     if text:
         Target.parse("", text, Monitor())
     return text
-
-
-def split_listen(text: str) -> tuple[str, int]:
-    """Give host and port of "127.0.0.1:5353" or "[::1]:53"; ValueError for anything else."""
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ValueError(text)
-    return _address(host.removeprefix("[").removesuffix("]")), int(port)
-
-
-def _listen(text: str) -> str:
-    try:
-        split_listen(text)
-    except ValueError:  # pydantic's own would put the host in place of the text
-        raise ValueError(text) from None
-    return text
-
-
-def _listen_or_nowhere(text: str) -> str:
-    return text and _listen(text)
-
-
-def _different(texts: list[str]) -> list[str]:
-    for text in texts:
-        if texts.count(text) > 1 and not text.endswith(":0"):
-            raise ValueError(text)
-    return texts
-
-
-def _address(text: str) -> str:
-    return str(TypeAdapter(IPvAnyAddress).validate_python(text))
-
-
-def _network(text: str) -> str:
-    return str(TypeAdapter(IPvAnyNetwork).validate_python(text))
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Address = Annotated[str, AfterValidator(_address)]
-Listen = Annotated[str, AfterValidator(_listen)]
-LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-HostName = Annotated[str, Field(pattern=rf"^{LABEL}(\.{LABEL})*\.?$", max_length=254)]
-
-
-class Section(BaseModel):
-    """A table of lbcore.toml: no unknown keys, no conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class RegionEntry(Section):
@@ -184,18 +135,18 @@ class TrafficManager(Routed):
     monitor: MonitorSection = Field(default_factory=MonitorSection, description="a table")
 
 
-class Network(Section):
+class NetworkEntry(Section):
     """Networks of the user's own, which override the database."""
 
-    network: Annotated[str, AfterValidator(_network)] = Field(description="a network such as 10.20.0.0/16 or 2001:db8::/32")
+    network: Network = Field(description="a network such as 10.20.0.0/16 or 2001:db8::/32")
     group: str = Field(min_length=1, description='a group key as `lbcore geo lookup` shows it, such as "DE" or "US/California"')
 
 
 class Latency(Section):
     """`[latency]`: where clients are, and how samples become an estimate."""
 
-    database: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="the path of an mmdb file, or a list of them")
-    networks: list[Network] = Field(default=[], description="tables [[latency.networks]] with network and group")
+    database: OneOrMore = Field(default=[], description="the path of an mmdb file, or a list of them")
+    networks: list[NetworkEntry] = Field(default=[], description="tables [[latency.networks]] with network and group")
     prior: Literal["round_trip", "distance"] = Field(default="round_trip", description='"round_trip" or "distance"')
     estimator: Literal["prior_ewma", "ewma"] = Field(default="prior_ewma", description='"prior_ewma" or "ewma"')
     ewma_tau_seconds: float = Field(default=10.0, gt=0, le=1e6, description="seconds above 0, the time constant of estimator ewma")
@@ -242,7 +193,7 @@ class RateLimit(Section):
 
     rate: int = Field(default=200, ge=0, le=100_000, description="a whole number of responses a second, 0..100000; 0 = no limit")
     slip: int = Field(default=2, ge=0, le=15, description="a whole number 0..15")
-    exempt: list[Annotated[str, AfterValidator(_network)]] = Field(
+    exempt: list[Network] = Field(
         default=["127.0.0.0/8", "::1/128"], description="a list of networks such as 192.0.2.0/24"
     )
 
@@ -250,13 +201,13 @@ class RateLimit(Section):
 class Dns(ZoneSection):
     """`[dns]`: the responder, and its zone when it is the only one."""
 
-    listen: Annotated[list[Listen], BeforeValidator(_listed), AfterValidator(_different)] = Field(
+    listen: Listens = Field(
         default=["127.0.0.1:5353"], min_length=1,
         description='an address and port such as "127.0.0.1:5353" or "[::1]:53", or a list of different ones',
     )  # fmt: skip
     threads: int = Field(default=1, ge=1, le=256, description="a whole number of threads for each address, 1..256")
     control: str = Field(default="", description='the path of a socket, such as "/run/lbcore/dns.sock", or ""')
-    metrics: Annotated[str, AfterValidator(_listen_or_nowhere)] = Field(
+    metrics: MaybeListen = Field(
         default="127.0.0.1:9190", description='an address and port such as "127.0.0.1:9190", or ""'
     )
     query_log: str = Field(default="", description='the path of a file, or ""')
@@ -271,13 +222,6 @@ class Dns(ZoneSection):
     zones: list[ZoneEntry] = Field(default=[], description="tables [[dns.zones]], in the place of what [dns] says of a single zone")
 
 
-class Http(Section):
-    """`[http]`: the transports."""
-
-    retries: int = Field(default=2, ge=0, le=100, description="a whole number of further regions to try, 0..100")
-    keep_host: bool = Field(default=False, description="true or false")
-
-
 class Document(Section):
     """The whole file."""
 
@@ -288,3 +232,5 @@ class Document(Section):
     detector: Detector = Field(default_factory=Detector, description="a table")
     dns: Dns = Field(default_factory=Dns, description="a table")
     http: Http = Field(default_factory=Http, description="a table")
+    gateway: Gateway | None = Field(default=None, description="a table")
+    run: Run = Field(default_factory=Run, description="a table")

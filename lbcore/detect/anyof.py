@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 from lbcore.detect.protocol import Detector, Verdict, check_region
@@ -16,7 +16,7 @@ _NOBODY: frozenset[int] = frozenset()
 _QUIET = 60.0  # seconds between two log lines about one detector, which may fail at every request
 T = TypeVar("T")
 
-OPTIONAL = ("hard", "excluded", "cause", "waiting", "until_change")
+OPTIONAL = ("hard", "excluded", "cause", "waiting", "until_change", "successes")
 
 
 class Watched:
@@ -29,6 +29,7 @@ class Watched:
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
         self.sources: frozenset[str] | None = getattr(detector, "sources", None)
+        self.resolution: float | None = getattr(detector, "resolution", None)
         self.errors = 0
         self._verdicts: dict[int, Verdict | None] = {}
         self._said: dict[tuple[str, int], object] = {}
@@ -78,6 +79,18 @@ class Watched:
                 method(region, count, vantage=vantage, group=group, gen=gen, now=now)
             except Exception:
                 self.failed("waiting", now)
+
+    def successes(self, region: int, groups: Sequence[int], *, vantage: str, gen: int, now: float) -> None:
+        """Tell successes of requests together, or one by one where the detector wants that."""
+        method = self._optional.get("successes") if self.resolution is not None else None
+        try:
+            if method:
+                method(region, groups, vantage=vantage, gen=gen, now=now)
+                return
+            for group in groups:
+                self.detector.report(region, True, cause=None, source="request", vantage=vantage, group=group, gen=gen, now=now)
+        except Exception:
+            self.failed("successes", now)
 
     def verdict(self, region: int) -> Verdict | None:
         """Give the detector's verdict."""
@@ -162,6 +175,19 @@ class AnyOf:
                 report(region, ok, cause=cause, source=source, vantage=vantage, group=group, gen=gen, now=now)
             except Exception:
                 part.failed("report", now)
+
+    @property
+    def resolution(self) -> float | None:
+        """Give what all that count requests agree on, None where they do not."""
+        wanted = {part.resolution for _, part in self._takers_of["request"]} - {0.0}
+        return 0.0 if not wanted else wanted.pop() if len(wanted) == 1 else None
+
+    def successes(self, region: int, groups: Sequence[int], *, vantage: str, gen: int, now: float) -> None:
+        """Hand successes of requests to every detector that counts them."""
+        if region not in self._regions:
+            self._regions.add(check_region(region))
+        for _, part in self._takers_of["request"]:
+            part.successes(region, groups, vantage=vantage, gen=gen, now=now)
 
     def waiting(self, region: int, count: int, *, vantage: str, group: int, gen: int, now: float) -> None:
         """Hand the gauge of waiting requests to the detectors that take it."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lbcore.detect.anyof import Watched
 from lbcore.detect.holddown import HoldDown
@@ -103,6 +103,27 @@ class Guard:
         self._settle(region, state, now, source != "request")
         if not ok and state.verdict is not _DOWN:
             self._exclude(region, state)
+
+    @property
+    def resolution(self) -> float | None:
+        """Give what the detector says of telling successes together; None: one by one."""
+        return self._inner.resolution
+
+    def calm(self, region: int) -> bool:
+        """Say whether a success would change nothing but counts: the region is UP, nothing is withheld, and its last outcome was one."""
+        state = self._states.get(region)
+        return state is not None and state.settled and state.verdict is _UP and state.failing is False
+
+    def successes(self, region: int, groups: Sequence[int], *, vantage: str, gen: int, now: float) -> None:
+        """Pass successes of requests on together."""
+        state = self._states.get(region) or self._add(region)
+        if gen < state.gen or not groups:
+            return
+        if state.failing is not False:
+            self._note(state, region, True, now)
+        self._inner.successes(region, groups, vantage=vantage, gen=gen, now=now)
+        if not (state.settled and state.verdict is _UP):
+            self._settle(region, state, now, False)
 
     def waiting(self, region: int, count: int, *, vantage: str, group: int, gen: int, now: float) -> None:
         """Pass the gauge of waiting requests on, unless they began before the recovery."""

@@ -2,11 +2,16 @@
 
 Exact counts in a ring of short buckets; nothing decays. A success costs one dictionary entry, a failure reads the ring once for its
 group. Memory: per region 12 buckets, each with the groups that used the region in that quarter of a second.
+
+Two things do not wait for a share: connections that are refused one after the other while nobody succeeds, and calls that wait
+while nobody succeeds. Both are tested against luck: how likely is it with the failures, or at the pace, of the window before?
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from math import floor
 from typing import TypeVar
 
@@ -17,6 +22,9 @@ __all__ = ["Pooled"]
 
 _NOBODY: frozenset[int] = frozenset()
 _FRESH = 1.0  # seconds that a `waiting` count holds; the edges renew theirs at every tick of 100 ms
+_LUCK = 2e-10  # less likely than this is no luck, though tested a thousand times a second
+_PAUSE = 1e-6  # likewise, for what is tested only while calls wait
+_USUAL = 0.1  # share of failures that a run is tested against at least: 10 in a row are the fewest
 K = TypeVar("K", bound=Hashable)
 
 
@@ -26,7 +34,7 @@ class _Window:
     __slots__ = ("at", "failed", "fails", "groups", "now_tries", "total", "tries", "vantages")
 
     def __init__(self, buckets: int, slot: int) -> None:
-        self.tries: list[dict[int, int]] = [{} for _ in range(buckets)]
+        self.tries: list[Counter[int]] = [Counter() for _ in range(buckets)]
         self.fails: list[dict[int, int]] = [{} for _ in range(buckets)]
         self.total = self.failed = 0
         self.groups: list[tuple[int, int]] = []  # the last distinct groups that failed, latest first: (group, slot)
@@ -93,16 +101,48 @@ def _touch(seen: list[tuple[K, int]], key: K, slot: int, keep: int) -> None:
     seen[:] = [(key, slot), *(entry for entry in seen if entry[0] != key)][:keep]
 
 
+class _Run:
+    """Refused connections of one region with no success in between."""
+
+    __slots__ = ("groups", "length", "own", "usual", "vantages")
+
+    def __init__(self, window: _Window) -> None:
+        self.length = self.own = 0
+        self.usual = max(_USUAL, (window.failed + 1) / (window.total + 1))  # share of failures before it, which is among the tries
+        self.groups: set[int] = set()
+        self.vantages: set[str] = set()
+
+    def refused(self, group: int, vantage: str, own: bool, spread: int) -> None:
+        """Count one more; of whom it came from as many are kept as are asked for."""
+        self.length += 1
+        self.own += own
+        if len(self.groups) < spread:
+            self.groups.add(group)
+        if len(self.vantages) < spread:
+            self.vantages.add(vantage)
+
+    def convincing(self, spread: int) -> int:
+        """Give how many there are that a region which fails as often as before would not refuse in a row; else 0."""
+        if self._unlikely(self.own):
+            return self.own
+        wide = max(len(self.groups), len(self.vantages)) >= spread
+        return self.length if wide and self._unlikely(self.length) else 0
+
+    def _unlikely(self, length: int) -> bool:
+        return bool(self.usual**length <= _LUCK)
+
+
 class _State:
-    __slots__ = ("answered", "cause", "ejection", "excluded", "paths", "waits", "why", "window")
+    __slots__ = ("answered", "cause", "ejection", "excluded", "paths", "run", "waits", "why", "window")
 
     def __init__(self, buckets: int, slot: int) -> None:
         self.window = _Window(buckets, slot)
+        self.run: _Run | None = None
         self.ejection = Ejection()
         self.paths: dict[int, Ejection] = {}
         self.excluded = _NOBODY
         self.waits: dict[tuple[str, int], tuple[int, float]] = {}  # (vantage, group) -> (count, said at)
-        self.answered = False
+        self.answered = -math.inf  # when it last did
         self.cause: str | None = None
         self.why = ""
 
@@ -114,8 +154,13 @@ class Pooled:
         part of these by itself, down to a quarter: an outage need not outweigh the success before it
     failures: fewest failures that count; share: fewest failures / tries; spread: fewest distinct groups, or vantages, that failed
     A single group that fails so often, with too little spread, is excluded from the region (`excluded`) while others stay.
+    own: vantage that is this process itself. Who is refused there is refused by the gateway, whoever the client was: no spread is asked
+        of a run of refused connections; other vantages' runs need it. Who reports for others names them, then
     An ejection lasts as `backoff` says; successes of probes end it before (for a group: probes sent for that group).
-    Requests still waiting count as failures, see `waiting`.
+    At once goes a region that refuses connections in a row, with no success in between, so often that it would be luck of one in
+    10^10 with the share of failures before (with up to 10 %: ten in a row, with 30 %: nineteen).
+    Requests still waiting count as failures, see `waiting`; and suffice when nobody succeeds meanwhile, for so long (a bucket at least)
+    that it would be luck of one in a million at the pace before.
     sources: what is counted; probes are not by default, they have their own detector
     Raises ValueError for values out of range, IndexError for a region no table can have.
     Source: reference ALGORITHMS §3.6 no. 8 and §3.7 (own design: Envoy's outlier ejection with Lifeguard's independent confirmation).
@@ -123,7 +168,7 @@ class Pooled:
 
     def __init__(
         self, *, window: float = 3.0, failures: int = 5, share: float = 0.5, spread: int = 3, buckets: int = 12,
-        sources: Iterable[str] = ("request",), backoff: Backoff | None = None,
+        sources: Iterable[str] = ("request",), backoff: Backoff | None = None, own: str = "local",
     ) -> None:  # fmt: skip
         if not (0 < window < float("inf") and failures >= 1 and 0 < share <= 1 and spread >= 1 and buckets >= 1):
             got = f"{window!r}, {failures!r}, {share!r}, {spread!r}, {buckets!r}"
@@ -131,8 +176,10 @@ class Pooled:
         self._counted = frozenset(sources)
         self.sources = self._counted | {"probe"}
         self._window, self._failures, self._share, self._spread = window, failures, share, spread
-        self._buckets, self._rate = buckets, buckets / window
+        self._buckets = buckets
+        self.resolution = self._rate = buckets / window
         self._backoff = backoff or Backoff()
+        self._own = own
         self._states: dict[int, _State] = {}
 
     def report(
@@ -154,11 +201,27 @@ class Pooled:
         tries[group] = tries.get(group, 0) + 1
         window.total += 1
         if ok:
-            state.answered = True
+            state.answered, state.run = now, None
             return
         state.cause = cause
+        if cause == "refused":
+            self._refused(state, group, vantage)
         window.fail(group, vantage, self._spread)
         self._judge(state, now, group)
+
+    def successes(self, region: int, groups: Sequence[int], *, vantage: str, gen: int, now: float) -> None:
+        """Count a success of each of these groups, all within one bucket."""
+        state = self._states.get(region) or self._add(region, now)
+        if "request" in self._counted and not state.ejection.active and groups:
+            self._advance(state.window, now)
+            state.window.now_tries.update(groups)
+            state.window.total += len(groups)
+            state.answered, state.run = now, None
+
+    def _refused(self, state: _State, group: int, vantage: str) -> None:
+        if state.run is None:
+            state.run = _Run(state.window)
+        state.run.refused(group, vantage, vantage == self._own, self._spread)
 
     def waiting(self, region: int, count: int, *, vantage: str, group: int, gen: int, now: float) -> None:
         """Say how many requests are waiting for longer than an answer should take.
@@ -196,7 +259,7 @@ class Pooled:
             return None
         if state.ejection.active:
             return Verdict.DOWN
-        return Verdict.UP if state.answered else None
+        return Verdict.UP if state.answered > -math.inf else None
 
     def until_change(self, region: int, now: float, *, interval: float, slack: float) -> float | None:
         """Give the seconds until an ejection could end: by its time, or by probes that succeed from now on."""
@@ -235,14 +298,30 @@ class Pooled:
         failed, total = window.failed + waiting, window.total + waiting
         if failed < self._failures:
             return  # then no group has so many either
-        if self._broken(failed, total) and self._spread_wide(state) or self._broken_lately(state):
-            state.ejection.start(self._backoff, now)
-            state.paths, state.excluded = {}, _NOBODY  # the region, then, and not the path
-            state.why = f"{failed} of {total} requests failed within {self._window:g} s ({state.cause or 'waiting'})"
-            window.clear()
-            waits.clear()
+        silent = waiting > 0 and self._silent(state, now)
+        if state.run and (refused := state.run.convincing(self._spread)):
+            self._eject(state, now, f"refused {refused} times in a row")
+        elif silent and self._spread_wide(state):
+            self._eject(state, now, f"{waiting} requests wait, no answer for {now - state.answered:.2f} s")
+        elif self._broken(failed, total) and self._spread_wide(state) or self._broken_lately(state):
+            self._eject(state, now, f"{failed} of {total} requests failed within {self._window:g} s ({state.cause or 'waiting'})")
         elif group is not None:
-            self._judge_path(state, now, group)
+            self._judge_path(state, now, group, silent)
+
+    def _eject(self, state: _State, now: float, why: str) -> None:
+        state.ejection.start(self._backoff, now)
+        state.paths, state.excluded = {}, _NOBODY  # the region, then, and not the path
+        state.why, state.run = why, None
+        state.window.clear()
+        state.waits.clear()
+
+    def _silent(self, state: _State, now: float) -> bool:
+        """Say whether nobody has succeeded for longer than would be luck at the pace of the window's successes."""
+        silence = now - state.answered
+        if not 1 <= silence * self._rate < self._buckets:
+            return False  # after that the window is empty, or was
+        succeeded = state.window.total - state.window.failed
+        return math.exp(-succeeded * silence / (self._window - silence)) <= _PAUSE
 
     def _broken(self, failed: int, total: int) -> bool:
         return failed >= self._failures and failed >= self._share * total
@@ -264,12 +343,12 @@ class Pooled:
             vantages.add(vantage)
         return max(len(groups), len(vantages)) >= self._spread
 
-    def _judge_path(self, state: _State, now: float, group: int) -> None:
+    def _judge_path(self, state: _State, now: float, group: int, silent: bool) -> None:
         if group in state.excluded:
             return
         waiting = sum(count for (_, waiter), (count, _) in state.waits.items() if waiter == group)
         failed, total = state.window.of(group)
-        if self._broken(failed + waiting, total + waiting):
+        if self._broken(failed + waiting, total + waiting) or silent and waiting >= self._failures:
             state.paths.setdefault(group, Ejection()).start(self._backoff, now)
             state.excluded |= {group}
 

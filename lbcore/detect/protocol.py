@@ -39,6 +39,9 @@ class Detector(Protocol):
         of a vantage begin `interval` apart and report at most `slack` later; 0 = any moment, None = not told
     waiting(region, count, *, vantage, group, gen, now): `count` requests of this vantage and group are still waiting, longer than an answer
         should take. A gauge: it replaces what the pair said before, and is forgotten after a second
+    successes(region, groups, *, vantage, gen, now): one success of a request for each of `groups`, as if reported one by one
+    resolution: float: told together may be successes with the same floor(now * resolution), before anything else is told; 0 = any.
+        Absent: successes are reported one by one
     """
 
     def report(

@@ -56,6 +56,8 @@ class SuccessRate:
     buckets that change places; the floor and two to four regions are ours.
     """
 
+    resolution = 0.0
+
     def __init__(
         self, *, interval: float = 10.0, volume: int = 100, min_hosts: int = 2, factor: float = 1.9, floor: float = 0.05,
         sources: Iterable[str] = ("request",), backoff: Backoff | None = None,
@@ -84,6 +86,16 @@ class SuccessRate:
             if ok:
                 state.oks += 1
                 state.answered = True
+
+    def successes(self, region: int, groups: Sequence[int], *, vantage: str, gen: int, now: float) -> None:
+        """Count a success for each of these groups."""
+        state = self._states.get(region)
+        if state is None:
+            state = self._states[check_region(region)] = _State()
+        if "request" in self._counted and groups:
+            state.tries += len(groups)
+            state.oks += len(groups)
+            state.answered = True
 
     def sweep(self, now: float) -> None:
         """End ejections that are over, and compare when an interval is."""

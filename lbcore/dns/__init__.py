@@ -9,7 +9,7 @@ what is prepared. Beside them:
     zones      zone  zonefile  names  place (what a region is answered with)  configured (zones of lbcore.toml)
     answers    prepare = fixed + steered + writing  answers _prepared (Python's and C's form)  current (kept up to date)
     signing    dnssec (signatures, NSEC)  keys  keyfiles (BIND's)  rollover (when what)
-    packets    query  lookup  response  responder  _packet _respond (the same, compiled)  _cookies _siphash  _rrl (rate limit)
+    packets    query  lookup  response  responder  _packet _respond (the same, compiled)  _cookies  _rrl (rate limit)
     serving    server  sockets  stream (TCP)  loops _wire (threads)  handover (restart without loss)  metrics  querylog
 
 Needs dnspython: `pip install "lbcore[dns]"`.

@@ -17,7 +17,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from lbcore._address cimport read_packed
-from lbcore.dns._siphash cimport le64, siphash
+from lbcore._siphash cimport le64, siphash
 
 __all__ = ["Cookies"]
 

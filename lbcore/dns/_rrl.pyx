@@ -17,7 +17,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from lbcore._address cimport read_packed
-from lbcore.dns._siphash cimport siphash
+from lbcore._siphash cimport siphash
 
 __all__ = ["MOST_RATE", "MOST_SLIP", "RateLimiter", "hash_answer"]
 

@@ -1,4 +1,4 @@
-"""A sampled log of answers: one JSON object a line, written by a thread of its own, so that a slow disk delays no answer.
+"""A sampled log of answers: one JSON object a line, written as `linelog` does.
 
     time       when it was logged, UTC, RFC 3339 with milliseconds
     client     the network that asked: /24 or /48, never the address
@@ -8,21 +8,16 @@
     answer     its records' data as zone files write it, at most eight; size: its bytes
     ecs        {"network": the client subnet, at most /24 or /48 of it, "scope": bits} when the query had one, else null
 
-Fields are added, never renamed. Nobody rotates here: logrotate moves the file away and sends HUP, `reopen` does the rest.
+Fields are added, never renamed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import ipaddress
-import json
-import logging
-import queue
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import dns.edns
 import dns.flags
@@ -31,16 +26,14 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 
+from lbcore.linelog import LineLog
+
 __all__ = ["QueryLog", "entry"]
 
-logger = logging.getLogger(__name__)
-
-WAITING = 10_000  # answers between those who answer and the thread that writes; more are dropped and counted
 MOST_RECORDS = 8
-LAST_WORDS = 5.0  # seconds for writing what is left when it closes
 
 
-class QueryLog:
+class QueryLog(LineLog[tuple[bytes, str, str]]):
     """Write one of `sample` answers to a file; a context manager that closes with everything written.
 
     sample: 1 = every answer. `offer` counts and samples, `take` writes what somebody else sampled (the compiled loop).
@@ -50,24 +43,8 @@ class QueryLog:
     def __init__(self, path: Path, sample: int = 1, *, wall: Callable[[], datetime.datetime] | None = None) -> None:
         if sample < 1:
             raise ValueError(f"sample must be at least 1, got {sample}")
-        self.sample, self.written, self.dropped = sample, 0, 0
-        self._path, self._wall = path, wall or (lambda: datetime.datetime.now(datetime.UTC))
-        self._left = sample
-        self._queue: queue.Queue[tuple[bytes, str, str] | None] = queue.Queue(WAITING)
-        self._moved = self._ending = self._failing = False
-        self._file = _open(path)
-        self._thread = threading.Thread(target=self._run, name="lbcore-querylog", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> QueryLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending = True
-        self._wake()
-        self._thread.join(LAST_WORDS)
-        if not self._thread.is_alive():
-            _close(self._file)
+        super().__init__(path, "query log", wall=wall)
+        self.sample = self._left = sample
 
     def offer(self, answer: bytes, client: str, transport: str) -> None:
         """Take every `sample`-th answer; for one thread."""
@@ -78,60 +55,11 @@ class QueryLog:
 
     def take(self, answer: bytes, client: str, transport: str) -> None:
         """Hand one answer to the writer; never waits."""
-        try:
-            self._queue.put_nowait((answer, client, transport))
-        except queue.Full:
-            self.dropped += 1
+        self.put((answer, client, transport))
 
-    def reopen(self) -> None:
-        """Open the file anew before the next line, after it was moved away. The old stays in use if that fails."""
-        self._moved = True
-        self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(queue.Full):  # then it is awake
-            self._queue.put_nowait(None)
-
-    def _run(self) -> None:
-        while True:
-            work = self._queue.get()
-            try:
-                if self._moved:
-                    self._reopen()
-                if work is not None:
-                    self._write(*work)
-                    self._failing = False
-            except Exception as error:  # a full disk; whatever it is, the next line gets its chance
-                self.dropped += work is not None
-                if not self._failing:
-                    logger.error("query log %s: %s", self._path, error)
-                self._failing = True
-            if self._ending and self._queue.empty():
-                return
-
-    def _reopen(self) -> None:
-        self._moved = False
-        old, self._file = self._file, _open(self._path)
-        _close(old)
-
-    def _write(self, answer: bytes, client: str, transport: str) -> None:
-        self._file.write(json.dumps({"time": _stamp(self._wall())} | entry(answer, client, transport)) + "\n")
-        if self._queue.empty():
-            self._file.flush()
-        self.written += 1
-
-
-def _open(path: Path) -> TextIO:
-    return path.open("a", encoding="utf-8")
-
-
-def _close(file: TextIO) -> None:
-    with contextlib.suppress(OSError):  # a full disk does not take the last lines; the file is closed all the same
-        file.close()
-
-
-def _stamp(now: datetime.datetime) -> str:
-    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def describe(self, work: tuple[bytes, str, str], /) -> dict[str, Any]:
+        """Give an answer's fields."""
+        return entry(*work)
 
 
 def entry(answer: bytes, client: str, transport: str) -> dict[str, Any]:

@@ -33,28 +33,27 @@ class Call:
     client: its address, after the trust list; target: where it goes or went last, None before; attempts: how many were begun
     begun_at, wanted_at, sent_at, head_at: seconds on the engine's clock, of the request's head, of beginning to wait for a connection,
     of the last byte sent in this attempt, of the response's head; 0.0 = not yet
+    size: bytes of the response's body, once the call has ended
     status: of the response, 0 = none yet; cause: why it failed, None = it did not; cut: the failure came in the middle of the response
     state: the handler's own; extra: lines that the handler adds to the response's head
     """
 
-    # Most calls never set these: defaults of the class cost nothing.
-    wanted_at = sent_at = head_at = 0.0
-    target: Target | None = None
-    connection: Outbound | None = None
-    attempts = status = 0
-    cause: str | None = None
-    state: Any = None
-    extra = request_id = b""
-    started = False  # a byte of this request went out in this attempt
-    finished = aborted = cut = chunk_response = False
-    _stale_retry = False
-    _replayable = True
-    _kept: Sequence[bytes] = ()  # parts of the body that were sent, to send them again
-
     def __init__(self, inbound: Inbound, request: Request, now: float) -> None:
         self.inbound, self.request, self.client = inbound, request, inbound.client
         self.begun_at = now
+        self.wanted_at = self.sent_at = self.head_at = 0.0
+        self.target: Target | None = None
+        self.connection: Outbound | None = None
+        self.attempts = self.status = self.size = 0
+        self.cause: str | None = None
+        self.state: Any = None
+        self.extra = self.request_id = b""
+        self.started = False  # a byte of this request went out in this attempt
         self.sent_all = request.length is None and not request.chunked
+        self.finished = self.aborted = self.cut = self.chunk_response = False
+        self._stale_retry = False
+        self._replayable = True
+        self._kept: Sequence[bytes] = ()  # parts of the body that were sent, to send them again
 
     # ---- decide
 
@@ -77,6 +76,8 @@ class Call:
     async def _decide(self, decision: Awaitable[Target | Response]) -> None:
         try:
             found = await decision
+            if not isinstance(found, (Target, Response)):
+                raise TypeError(f"a decision is a Target or a Response, not {found!r}")
         except Exception:
             self.inbound.engine.unexpected("a handler's decision")
             found = Response(500)
@@ -110,10 +111,16 @@ class Call:
     def attach(self, connection: Outbound) -> None:
         """Send the request, as far as it is there."""
         request = self.request
+        assert self.target is not None
+        try:
+            head = self.inbound.engine.heads.request(self, self.target)
+        except Exception:  # a handler or a policy put something into the fields that are no bytes
+            self.inbound.engine.unexpected("writing a request")
+            self.reply(Response(500))
+            connection.upstream.give(connection)
+            return
         self.connection, connection.call = connection, self
         connection.reader.begin(request.method == b"HEAD")
-        assert self.target is not None
-        head = self.inbound.engine.heads.request(self, self.target)
         self.started = True
         self.sent_at = self.inbound.engine.clock()
         connection.transport.write(head)
@@ -130,6 +137,7 @@ class Call:
             request.parts = []
             self._keep(parts)
             connection.transport.write(_chunks(parts) if request.chunked else b"".join(parts))
+            self.sent_at = self.inbound.engine.clock()
         if request.complete:
             if request.chunked:
                 connection.transport.write(_last_chunk(request.trailers))
@@ -161,6 +169,7 @@ class Call:
         if connection is not None:
             connection.drop()
         if self.status:
+            self.size = connection.reader.received if connection is not None else 0
             self._cut_off(cause)
             return
         following = self._next(cause, stale=connection is not None and not connection.fresh and cause == "reset")
@@ -168,8 +177,7 @@ class Call:
             self._rewind()
             self.send(following)
             return
-        self.cause = cause or "overload"
-        self.reply(Response(STATUS_OF_CAUSE.get(cause, 502)))
+        self._answer_failure(cause)
 
     def _next(self, cause: str | None, stale: bool) -> Target | None:
         if stale and self.repeatable and not self._stale_retry and self.target is not None:
@@ -180,10 +188,21 @@ class Call:
 
     def _failure(self, cause: str | None) -> Target | None:
         try:
-            return self.inbound.engine.handler.retry(self, cause)
+            following = self.inbound.engine.handler.retry(self, cause)
+            return following if isinstance(following, Target) else None
         except Exception:
             self.inbound.engine.unexpected("a handler's retry")
             return None
+
+    def _answer_failure(self, cause: str | None) -> None:
+        """Answer a call that has no response: as the handler says."""
+        self.cause = cause or "overload"
+        response = Response(STATUS_OF_CAUSE.get(cause, 502))
+        try:
+            response = self.inbound.engine.handler.failed(self, response)
+        except Exception:
+            self.inbound.engine.unexpected("a handler's failed")
+        self.reply(response)
 
     def _rewind(self) -> None:
         self.sent_at = 0.0
@@ -219,26 +238,30 @@ class Call:
         self.aborted = True
         connection, self.connection = self.connection, None
         if connection is not None:
+            self.size = connection.reader.received
             connection.drop()
         self._done()
 
     def expire(self) -> None:
         """The whole call took too long."""
+        if self.finished:
+            return
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.drop()
         if self.status:
             self._cut_off("timeout")
             return
+        self.started, self._replayable = True, False  # there is no time left to try again
         if self.target is not None:
             self._failure("timeout")
-        self.cause = "timeout"
-        self.reply(Response(504))
+        self._answer_failure("timeout")
 
     def relayed(self) -> None:
         """Take the end of the other protocol."""
         self.inbound.call = None
-        self._done()
+        if not self.finished:
+            self._done()
 
     # ---- the response
 
@@ -250,7 +273,12 @@ class Call:
         if not self.status:
             if not reader.status or not self._accept(reader):
                 return
-            parts.append(self.inbound.engine.heads.response(self, reader))
+            try:
+                parts.append(self.inbound.engine.heads.response(self, reader))
+            except Exception:
+                self.inbound.engine.unexpected("writing a response")
+                self._replace(reader, Response(500))
+                return
         self._pass_body(reader, parts)
         if reader.complete:
             self._finish()
@@ -266,7 +294,10 @@ class Call:
             following = self.inbound.engine.handler.answered(self, reader)
         except Exception:
             self.inbound.engine.unexpected("a handler's answered")
-        if following is not None and self.repeatable:
+        if isinstance(following, Response):
+            self._replace(reader, following)
+            return False
+        if isinstance(following, Target) and self.repeatable:
             self.redirect(following)
             return False
         self.status = reader.status
@@ -301,21 +332,37 @@ class Call:
         for status, fields in interim:
             self.inbound.write(b"".join([status_line(status), *(b"%b: %b\r\n" % field for field in fields), b"\r\n"]))
 
-    def _finish(self) -> None:
+    def _replace(self, reader: ResponseReader, response: Response) -> None:
+        """Answer from here although the upstream did."""
+        self._let_go(reader.complete and not reader.switched)
+        self.reply(response)
+
+    def _let_go(self, complete: bool) -> None:
+        """Part from the connection. complete: the response is; if the request is, too, another call may use it."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            if self.request.complete:
+            self.size = connection.reader.received
+            if complete and self.request.complete:
                 connection.release()
             else:
                 connection.drop()
+
+    def _finish(self) -> None:
+        self._let_go(True)
         inbound = self.inbound
         self._done()
         inbound.answered(self)
 
     def reply(self, response: Response) -> None:
         """Answer from here."""
-        self.status = response.status
-        self.inbound.write(self.inbound.engine.heads.own(self, response))
+        try:
+            data = self.inbound.engine.heads.own(self, response)
+        except Exception:
+            self.inbound.engine.unexpected("writing a response")
+            response = Response(500)
+            data = self.inbound.engine.heads.own(self, response)
+        self.status, self.size = response.status, len(response.body)
+        self.inbound.write(data)
         inbound = self.inbound
         self._done()
         inbound.answered(self)

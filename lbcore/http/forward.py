@@ -40,8 +40,8 @@ SWEEP = 0.1  # seconds
 class Timeouts:
     """How long things may take, seconds.
 
-    head: of a request, from its first byte; body: between two parts of a request's body; rate: bytes a second at which a body must come
-        in all, 0 = any; keep_alive: an idle client connection
+    head: of a request, from its first byte, and a TLS handshake; body: between two parts of a request's body; rate: bytes a second at
+        which a body must come in all, 0 = any; keep_alive: an idle client connection
     first_byte: of a response, from the request's last; idle: between two parts of a response; total: a whole call, None = any
     stall: a client that takes nothing of its response; relay: an upgraded connection on which nothing passes; linger: reading on after
         the last response, so that it arrives
@@ -75,10 +75,16 @@ class Handler(Protocol):
         cause: refused, timeout, tls, status or reset; None = not the upstream's fault (all its connections in use, no descriptors...)
         """
 
-    def answered(self, call: Call, head: ResponseReader, /) -> Target | None:
+    def answered(self, call: Call, head: ResponseReader, /) -> Target | Response | None:
         """Take a response's head (`head.status`, `head.fields`, which may be changed) before it is passed on.
 
-        A Target sends the call there instead, if it is `repeatable`.
+        A Target sends the call there instead, if it is `repeatable`; a Response is sent in place of the upstream's.
+        """
+
+    def failed(self, call: Call, response: Response, /) -> Response:
+        """Take a call that failed (`call.cause`) without a response and is not tried again; give what the client is answered.
+
+        response: 502, 503 or 504, as the engine would answer.
         """
 
     def done(self, call: Call, /) -> None:
@@ -90,6 +96,10 @@ class Forwarder:
 
     trusted: networks of the proxies in front, whose word on clients is believed; name: in Via, None = one that nobody else has
     clock: monotonic seconds
+
+    A client that ends its side (FIN) while a call is under way still gets its answer, as HTTP has it: whether it is gone shows when it
+    is written to. Methods that llhttp does not know are answered with 501. Upstreams are believed that no body follows their answer to
+    HEAD: one that comes while nobody uses the connection ends it, one that comes later is taken for the next answer.
     """
 
     def __init__(
@@ -125,7 +135,9 @@ class Forwarder:
             self.keep(self.loop.create_task(accept_behind_proxy(self, listening, tls)))
             return cast(tuple[str, int], listening.getsockname()[:2])
         where: dict[str, Any] = {"sock": sock} if sock is not None else {"host": host, "port": port, "reuse_port": reuse_port}
-        server = await self.loop.create_server(lambda: Inbound(self), ssl=tls, backlog=backlog, **where)
+        if tls is not None:
+            where["ssl_handshake_timeout"] = self.timeouts.head
+        server = await self.loop.create_server(lambda: cast(asyncio.Protocol, Inbound(self)), ssl=tls, backlog=backlog, **where)
         self._servers.append(server)
         return cast(tuple[str, int], server.sockets[0].getsockname()[:2])
 

@@ -3,6 +3,7 @@
     client's address -> lb.pick -> forward -> time to the head -> lb.observe, lb.report
                                       \\-- refused, reset, timeout, tls -> lb.report -> next in rank, within the retry budget
     waits too long for an answer -> lb.waiting, every 100 ms: evidence before any timeout
+    a group moves because of latency -> one GET in a while goes to where it was, so that it can return
     a region goes down -> its idle connections are closed, calls that still wait there go elsewhere if they may be repeated
 """
 
@@ -12,18 +13,21 @@ import asyncio
 import json
 import logging
 import ssl
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
-from lbcore.balancer import TICK_INTERVAL, Change
+from lbcore.balancer import LOOK_INTERVAL, TICK_INTERVAL, Change
 from lbcore.errors import NoRegionError, UnknownRegionError
 from lbcore.http.affinity import Affinity
 from lbcore.http.budget import RetryBudget
 from lbcore.http.exchange import FAILURES, SMALL
+from lbcore.http.explore import Explorer
 from lbcore.http.forward import Call, Forwarder, Limits, Response, Target, Timeouts
 from lbcore.http.heads import Trusted
+from lbcore.http.inbound import Inbound
 from lbcore.http.response import ResponseReader
 from lbcore.http.routes import Route, Routes, Ticking
 from lbcore.region import Region
@@ -35,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _GONE = frozenset(("down", "ejected", "disabled", "draining"))
 _FAILED = frozenset(("down", "ejected"))
+_STOOD_STILL = TICK_INTERVAL / 2  # seconds
 _SLOWER = 4.0  # times a region's usual time to the first byte, after which a call that waits is evidence
 
 
@@ -55,6 +60,7 @@ class FrontDoor:
         which the timeouts bound
     tls: context for gateways with https URLs, None = verified by the system's authorities; limits, timeouts, name: as Forwarder
 
+    A group that moved because of latency sends one GET in a while to where it was (after 5 s, then ever more rarely), so as to return.
     Retried is what failed before any of its response was passed on, if nothing of it was sent or it is idempotent and its body was
     kept (`limits.replay`). Only what was sent before costs budget: the rest is moved, not multiplied. 502, 503 and 504 count as
     failures of the region but are the client's answer.
@@ -76,6 +82,7 @@ class FrontDoor:
         self._options: dict[str, Any] = {"trusted": trusted, "limits": limits, "timeouts": timeouts, "name": name, "clock": lb.clock}
         self._engine: Forwarder | None = None
         self._routes: Routes
+        self._explorer: Explorer
         self._undeposited = 0
         self._waited: dict[tuple[str, int], Client] = {}
         self._counters: Counter[str] = Counter()
@@ -92,15 +99,18 @@ class FrontDoor:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Give what was counted: requests, refused, retries, failed_<cause>, budget_exhausted, moved..."""
+        """Give what was counted: requests, refused, retries, failed_<cause>, budget_exhausted, moved, explored..."""
         return dict(self._counters + (self._engine.counters if self._engine else Counter()))
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._engine = Forwarder(self, **self._options)
         self._routes = Routes(self._lb, self._engine, self._keep_host, self._tls)
+        self._explorer = Explorer(self._lb)
         self._unfollow = self._lb.on_change(lambda change: loop.is_closed() or loop.call_soon_threadsafe(self._changed, change))
-        self._engine.keep(loop.create_task(self._ticking()))
+        self._engine.keep(loop.create_task(self._repeating(self.tick, TICK_INTERVAL)))
+        if self._lb.shared:
+            self._engine.keep(loop.create_task(self._repeating(lambda late: self._lb.look(), LOOK_INTERVAL)))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -134,6 +144,8 @@ class FrontDoor:
         self._undeposited += 1
         try:
             region = self._lb.pick(call.client or None)
+            if self._explorer.away and call.sent_all and call.request.method == b"GET":
+                region = self._explored(call) or region
             if self._affinity is not None:
                 region = self._kept(call) or region
             route = self._routes.known.get(region.name)
@@ -146,22 +158,25 @@ class FrontDoor:
             return Response(503, fields=[(b"Retry-After", b"0")])
         return route.target
 
+    def _explored(self, call: Call) -> Region | None:
+        region = self._explorer.take(call.client or None)
+        self._counters["explored"] += region is not None
+        return region
+
     def _kept(self, call: Call) -> Region | None:
         assert self._affinity is not None
         region = self._affinity.region_of(call.request, self._lb.regions)
-        return region if region is not None and self._routes.usable(region) else None
+        return region if region is not None and self._routes.serves(region, call.client or None) else None
 
     def retry(self, call: Call, cause: str | None, /) -> Target | None:
         """Report the failure and give the next in rank that was not tried."""
         self._failed(call, cause)
-        if not call.repeatable or call.attempts > self._retries:
-            return None
-        return self._elsewhere(call)
+        return self._elsewhere(call, True) if call.repeatable else None
 
-    def _elsewhere(self, call: Call) -> Target | None:
+    def _elsewhere(self, call: Call, failed: bool = False) -> Target | None:
         before, _, tried = cast(_Way, call.state)
         tried = (*tried, before.target.name)
-        route = self._routes.next(call.client or None, tried)
+        route = self._routes.next(call.client or None, tried, failed) if len(tried) <= self._retries else None
         if route is None:
             return None
         self._deposit()
@@ -184,16 +199,23 @@ class FrontDoor:
                 name, client = route.target.name, call.client or None
                 took = call.head_at - call.sent_at
                 if took >= 0 and call.request.received <= SMALL:
-                    self._lb.observe(name, took * 1000.0, client)
                     route.usual += (took - route.usual) * 0.05
-                self._lb.report(name, True, client, gen=gen)
+                    self._lb.answered(name, took * 1000.0, client, gen=gen)
+                    if self._explorer.away:
+                        self._explorer.learned(route.region, took * 1000.0, client)
+                else:
+                    self._lb.report(name, True, client, gen=gen)
             except UnknownRegionError:
                 pass  # removed while the call was under way
-        if self._affinity is not None:
+        if self._affinity is not None and head.status not in FAILURES:
             call.extra += self._affinity.cookie_for(call.request, route.region, call.inbound.secure)
         if self._explain_to is not None and call.client in self._explain_to:
             call.extra += self._explanation(call, route)
         return None
+
+    def failed(self, call: Call, response: Response, /) -> Response:
+        """Answer as the engine would: what there is to learn was learned in `retry`."""
+        return response
 
     def done(self, call: Call, /) -> None:
         """Report a response that was cut off."""
@@ -244,30 +266,36 @@ class FrontDoor:
 
     # ---- time
 
-    async def _ticking(self) -> None:
+    async def _repeating(self, act: Callable[[float], object], interval: float) -> None:
         while True:
-            await asyncio.sleep(TICK_INTERVAL)
+            due = time.monotonic() + interval
+            await asyncio.sleep(interval)
             try:
-                self.tick()
+                act(time.monotonic() - due)
             except Exception:
-                logger.exception("tick failed; the next one tries again")
+                logger.exception("a tick failed; the next one tries again")
 
-    def tick(self) -> None:
-        """Tell the Balancer who waits, and let it do what is due. Called every 100 ms."""
+    def tick(self, late: float = 0.0) -> None:
+        """Tell the Balancer who waits, and let it do what is due. Called every 100 ms.
+
+        late: seconds that the call comes late. From half an interval on it accuses nobody: this process, or all of its machine, stood
+        still, and the answers may be there already, unread. Source: Lifeguard, arXiv 1707.00788 (local health).
+        """
         self._deposit()
-        self._tell_waiting()
+        self._tell_waiting([] if late > _STOOD_STILL else self.engine.inbounds)
         self._lb.tick()
-        self._routes.forget_removed()
+        self._explorer.tick()
+        self._routes.tidy()
 
     def _deposit(self) -> None:
         if self._undeposited:
             self._budget.deposit(self._undeposited)
             self._undeposited = 0
 
-    def _tell_waiting(self) -> None:
+    def _tell_waiting(self, inbounds: Iterable[Inbound]) -> None:
         """Count the calls that wait longer than they should, by region and group; when that was enough, take them elsewhere."""
         now, counts, clients, late = self._lb.clock(), Counter[tuple[str, int]](), dict[tuple[str, int], Client](), list[Call]()
-        for inbound in self.engine.inbounds:
+        for inbound in inbounds:
             call = inbound.call
             if call is not None and self._is_late(call, now):
                 late.append(call)
@@ -281,7 +309,7 @@ class FrontDoor:
                 pass
         self._waited = clients
         for call in late:
-            if self._routes.excluded(call.state[0], call.client or None):  # a path that is broken is told to nobody as a change
+            if self._routes.excluded(call.state[0].target.name, call.client or None):  # a path that is broken is told to nobody as a change
                 self._leave(call)
 
     def _is_late(self, call: Call, now: float) -> bool:

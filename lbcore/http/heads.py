@@ -1,7 +1,8 @@
 """Heads: what is written to upstreams and clients, and whom to believe about where a request came from.
 
     untrusted peer      what it says in Forwarded, X-Forwarded-*, X-Real-IP and X-Request-Id is dropped; the client is the peer
-    trusted peer        its X-Forwarded-For is read from the right, the first address that is not trusted is the client; the peer is added
+    trusted peer        its X-Forwarded-For (without one: its Forwarded) is read from the right, the first address that is not trusted
+                        is the client; the peer is added
 No I/O.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-from lbcore.http.message import Field, Response, own_response, status_line, tokens
+from lbcore.http.message import Field, Response, own_response, plain_address, status_line, tokens
 
 if TYPE_CHECKING:
     from lbcore.http.call import Call
@@ -23,14 +24,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Heads", "Trusted"]
 
+# What a proxy says of those before it; Via as well goes into the lines that tell the upstream.
+_SAID = (
+    b"x-forwarded-for", b"forwarded", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-forwarded-port", b"x-real-ip",
+)  # fmt: skip
+_SAYING = frozenset(_SAID)
+_ABOUT_CLIENT = _SAYING | {b"via"}
+_LONGEST = 64  # characters of an address that is remembered
 _HOPS = 32  # entries of X-Forwarded-For that are looked at
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Trusted:
     """Networks whose word is believed. networks: CIDR notation or single addresses; ValueError for what is neither."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._networks = [_plain_network(ipaddress.ip_network(network)) for network in networks]
         self._known: dict[str, bool] = {}
 
     def __contains__(self, address: str) -> bool:
@@ -39,16 +50,23 @@ class Trusted:
         if (known := self._known.get(address)) is None:
             if len(self._known) > 4096:
                 self._known.clear()
-            known = self._known[address] = self._find(address)
+            known = self._find(address)
+            if len(address) <= _LONGEST:  # conditions ask for whatever a client wrote
+                self._known[address] = known
         return known
 
     def _find(self, text: str) -> bool:
         try:
-            address = ipaddress.ip_address(text.partition("%")[0])
+            address = ipaddress.ip_address(plain_address(text.partition("%")[0]))
         except ValueError:
             return False
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        return any(mapped in network for network in self._networks)
+        return any(address in network for network in self._networks)
+
+
+def _plain_network(network: _Network) -> _Network:
+    if network.version == 6 and network.prefixlen >= 96 and (first := network.network_address.ipv4_mapped) is not None:
+        return ipaddress.IPv4Network((first, network.prefixlen - 96))
+    return network
 
 
 class Heads:
@@ -60,6 +78,7 @@ class Heads:
 
     def __init__(self, trusted: Sequence[str], name: str | None) -> None:
         self.trusted = Trusted(trusted)
+        self.lines = b""  # of responses that no handler is asked about
         self.name = (name or f"lbcore-{os.urandom(4).hex()}").encode("ascii")
         self._via = b"Via: 1.1 " + self.name + b"\r\n"
         self._prefix = os.urandom(8).hex().encode()
@@ -70,21 +89,30 @@ class Heads:
     def identify(self, call: Call) -> None:
         """Set the call's client and request id by what a trusted peer says of them."""
         special, inbound = call.request.special, call.inbound
+        if _SAYING.isdisjoint(special):
+            return
         if inbound.peer not in self.trusted:
-            for name in (b"x-forwarded-for", b"forwarded", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-forwarded-port"):
+            for name in _SAID:
                 special.pop(name, None)
             return
         if (chain := special.get(b"x-forwarded-for")) is not None:
-            call.client = self._client(chain, inbound.client)
+            call.client = self._client(chain.decode("latin-1").split(","), inbound.client)
+        elif (forwarded := special.get(b"forwarded")) is not None:
+            call.client = self._client(_nodes(forwarded.decode("latin-1")), inbound.client)
         if (given := special.get(b"x-request-id")) is not None and 0 < len(given) <= 128 and b'"' not in given:
             call.request_id = given
 
-    def _client(self, chain: bytes, peer: str) -> str:
+    def identifier(self, call: Call) -> bytes:
+        """Give a call an id, when no trusted peer did."""
+        call.request_id = b"%b-%08x" % (self._prefix, next(self._numbers))
+        return call.request_id
+
+    def _client(self, chain: list[str], peer: str) -> str:
         """Read from the right: whoever is not trusted may have invented everything to the left of it."""
         client = peer
-        for hop in reversed(chain.decode("latin-1").split(",")[-_HOPS:]):
+        for hop in reversed(chain[-_HOPS:]):
             try:
-                client = str(ipaddress.ip_address(hop.strip(' \t"[]')))
+                client = _address(hop.strip(' \t"'))
             except ValueError:
                 return client
             if client not in self.trusted:
@@ -101,13 +129,17 @@ class Heads:
     def request(self, call: Call, target: Target) -> bytes:
         """Write a request's head."""
         request = call.request
-        call.request_id = identifier = call.request_id or b"%b-%08x" % (self._prefix, next(self._numbers))
+        identifier = call.request_id or self.identifier(call)
         path = request.target
         if target.prefix and path[0] == 0x2F:
             path = target.prefix + path
-        lines = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", target.host or request.host, b"\r\n"]
+        host = target.host or request.special.get(b"host", b"")
+        lines = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
         for name, value in request.fields:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(name)
+            lines.append(b": ")
+            lines.append(value)
+            lines.append(b"\r\n")
         lines += (self._about_client(call), b"X-Request-Id: ", identifier, b"\r\n")
         if len(request.special) > 1:
             self._add_special(call, lines)
@@ -115,13 +147,13 @@ class Heads:
         return b"".join(lines)
 
     def _about_client(self, call: Call) -> bytes:
-        inbound, request = call.inbound, call.request
-        if len(request.special) == 1 and inbound.lines_for == request.host:
-            return inbound.lines
-        lines = self._client_lines(inbound, request.special, request.host)
-        if len(request.special) == 1:
-            inbound.lines_for, inbound.lines = request.host, lines
-        return lines
+        inbound, special = call.inbound, call.request.special
+        host = special.get(b"host", b"")
+        if len(special) > 1 and not _ABOUT_CLIENT.isdisjoint(special):
+            return self._client_lines(inbound, special, host)
+        if inbound.lines_for != host:
+            inbound.lines_for, inbound.lines = host, self._client_lines(inbound, special, host)
+        return inbound.lines
 
     def _client_lines(self, inbound: Inbound, special: dict[bytes, bytes], host: bytes) -> bytes:
         peer = inbound.client.partition("%")[0]
@@ -159,7 +191,10 @@ class Heads:
         request, status = call.request, reader.status
         lines = [status_line(status)]
         for name, value in reader.fields:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(name)
+            lines.append(b": ")
+            lines.append(value)
+            lines.append(b"\r\n")
         lines += (self._via, b"X-Request-Id: ", call.request_id, b"\r\n")
         if call.extra:
             lines.append(call.extra)
@@ -186,9 +221,33 @@ class Heads:
     def own(self, call: Call, response: Response) -> bytes:
         """Write a response that is made here."""
         if not call.request_id:
-            call.request_id = b"%b-%08x" % (self._prefix, next(self._numbers))
+            self.identifier(call)
         lines = self._tail(call) + call.extra
         return own_response(response, lines, call.inbound.closes(call), call.request.method == b"HEAD")
+
+    def refusal(self, response: Response) -> bytes:
+        """Write the response to what is no request, with `lines`; the connection ends after it."""
+        lines = b"%bX-Request-Id: %b-%08x\r\n%b" % (self._via, self._prefix, next(self._numbers), self.lines)
+        return own_response(response, lines, True, False)
+
+
+def _nodes(forwarded: str) -> list[str]:
+    """Give for whom each hop of a Forwarded field speaks, "" = it does not say.
+
+    Commas in quoted strings divide, too: what a client invented may not hide what a proxy added to the right of it.
+    """
+    return [
+        next((pair[4:] for part in hop.split(";") if (pair := part.strip(" \t"))[:4].lower() == "for="), "") for hop in forwarded.split(",")
+    ]
+
+
+def _address(node: str) -> str:
+    """Give a node's address without its port; ValueError for what has none. Source: RFC 7239 §6."""
+    if node.startswith("["):
+        node = node[1:].partition("]")[0]
+    elif node.count(":") == 1:
+        node = node.partition(":")[0]
+    return plain_address(str(ipaddress.ip_address(node)))
 
 
 def _append(chain: bytes | None, last: bytes) -> bytes:

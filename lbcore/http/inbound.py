@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from lbcore.http.call import Call
-from lbcore.http.message import Refusal, Response, own_response
+from lbcore.http.message import Refusal, Response, plain_address
 from lbcore.http.reading import RequestReader
 from lbcore.http.relay import relay
 
@@ -20,17 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["Inbound"]
 
 
-class Inbound(asyncio.Protocol):
-    """One client's connection.
+class Inbound:
+    """One client's connection: an asyncio.Protocol.
 
     peer: the other end's address; client: for whom it speaks; secure: over TLS
     since: seconds on the engine's clock when the client's turn began: to send a head, a body, or to take what was written
     """
-
-    __slots__ = (
-        "_closing", "_ended", "_paused", "_refusal", "_stalled", "call", "client", "engine", "lines", "lines_for", "lingering", "peer",
-        "reader", "secure", "since", "started", "transport",
-    )  # fmt: skip
 
     def __init__(self, engine: Forwarder, peer: str | None = None) -> None:
         self.engine = engine
@@ -51,15 +46,18 @@ class Inbound(asyncio.Protocol):
     # ---- asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
         self.transport = cast(asyncio.Transport, transport)
         if not self.peer:
             peername = transport.get_extra_info("peername")
             self.peer = self.client = peername[0] if isinstance(peername, tuple) else ""
+        self.peer = self.client = plain_address(self.peer)
         self.secure = transport.get_extra_info("ssl_object") is not None
         self.transport.set_write_buffer_limits(self.engine.limits.held)
         self.engine.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        """Take what was received."""
         if self._closing or self.lingering:
             return
         reader = self.reader
@@ -90,32 +88,37 @@ class Inbound(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Answer what is there before closing: the client may only have ended its side."""
         self._closing = self._ended = True
-        whole = self.call is not None and self.reader.reading is None
+        whole = (self.call is not None or bool(self.reader.ready)) and self.reader.reading is None
         return whole and not self.secure
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Take the connection's end."""
         self._closing = True
         self.engine.closed(self)
         self.reader.ready.clear()
-        if self.call is not None:
-            self.call.abort()
-            self.call = None
+        call, self.call = self.call, None
+        if call is not None:
+            call.abort()
 
     def pause_writing(self) -> None:
+        """Take that the other end does not take what is written."""
         self._stalled, self.since = True, self.engine.now
         if self.call is not None and self.call.connection is not None:
             self.call.connection.pause()
 
     def resume_writing(self) -> None:
+        """Take that the other end does."""
         self._stalled = False
         if self.call is not None and self.call.connection is not None:
             self.call.connection.resume()
+        elif self.call is None and self.reader.ready:
+            self.engine.loop.call_soon(self._continue)
 
     # ---- one call after the other
 
     def _next(self) -> None:
-        """Begin the next call that is there."""
-        while self.call is None and self.reader.ready:
+        """Begin the next call that is there, unless the client does not take the answers of those before it."""
+        while self.call is None and self.reader.ready and not self._stalled:
             request = self.reader.ready.popleft()
             self.call = call = Call(self, request, self.engine.clock())
             if len(request.special) > 1:
@@ -177,7 +180,7 @@ class Inbound(asyncio.Protocol):
         elif call is None and not self.reader.ready:
             self.engine.counters["refused"] += 1
             self._refusal = None
-            self.write(own_response(Response(refusal.status, f"{refusal}\n".encode()), b"", True, False))
+            self.write(self.engine.heads.refusal(Response(refusal.status, f"{refusal}\n".encode())))
             self._finish()
 
     def _refuse_body(self, call: Call, refusal: Refusal) -> None:
@@ -198,6 +201,8 @@ class Inbound(asyncio.Protocol):
         Source: RFC 9112 §9.6.
         """
         self._closing = True
+        self._refusal = None
+        self.reader.ready.clear()  # what came after it is nobody's business any more
         if self.transport.is_closing():
             return
         if self._ended or self.secure or not self.transport.can_write_eof():
@@ -220,8 +225,9 @@ class Inbound(asyncio.Protocol):
 
     def leave(self) -> None:
         """Close at once; the call under way is cut off."""
-        if self.call is not None:
-            self.call.abort()
+        call = self.call
+        if call is not None:
+            call.abort()
         self.abort()
 
     def close_if_idle(self) -> None:
@@ -302,7 +308,7 @@ class Inbound(asyncio.Protocol):
         elif not call.status:
             if now - call.sent_at > ((target.first_byte or times.first_byte) if call.sent_all else times.idle):
                 call.failed("timeout")
-        elif now - call.connection.active_at > times.idle:
+        elif now - max(call.connection.active_at, call.sent_at) > times.idle:
             call.failed("timeout")
 
     def _give_up(self, why: str) -> None:

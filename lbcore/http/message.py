@@ -6,6 +6,7 @@ connection alone (hop-by-hop), or of what only a proxy may say (`X-Forwarded-For
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ UPGRADES = frozenset((b"websocket",))  # h2c would open a connection that nobody
 ORDINARY = frozenset((b"close", b"keep-alive"))  # values of Connection that name no field
 ONCE = frozenset((b"content-length", b"host", b"x-request-id"))
 SPECIAL_OF_REQUEST = HOP_BY_HOP | FORWARDED | ONCE | {b"expect"}
-SPECIAL_OF_RESPONSE = (HOP_BY_HOP - {b"proxy-authenticate", b"proxy-authentication-info"}) | {b"content-length"}
+# A response gets the request id from the outermost proxy that writes one, which is told to those behind it.
+SPECIAL_OF_RESPONSE = (HOP_BY_HOP - {b"proxy-authenticate", b"proxy-authentication-info"}) | {b"content-length", b"x-request-id"}
 
 # RFC 9110 §6.5.1: what would change the meaning of a message that was already acted upon
 NOT_IN_TRAILERS = SPECIAL_OF_REQUEST | {
@@ -39,7 +41,7 @@ NOT_IN_TRAILERS = SPECIAL_OF_REQUEST | {
     b"tracestate", b"vary", b"warning", b"www-authenticate",
 }  # fmt: skip
 
-_TARGET = re.compile(rb"[!\"$-~]+")  # RFC 9112 §3.2 and what is sent in practice: visible ASCII without "#"
+_IN_TARGET = bytes({*range(0x21, 0x7F)} - {0x23})  # RFC 9112 §3.2 and what is sent in practice: visible ASCII without "#"
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE)
 
@@ -62,18 +64,17 @@ class Request:
     parts, trailers: of the body; received: bytes of it so far; complete: all of it is there
     """
 
-    length: int | None = None
-    chunked = complete = False
-    received = 0
-    trailers: Sequence[Field] = ()
-    upgrade = b""
-
     def __init__(
         self, method: bytes, target: bytes, fields: list[Field], special: dict[bytes, bytes], keep_alive: bool, old: bool
     ) -> None:
         self.method, self.target, self.fields, self.special = method, target, fields, special
         self.keep_alive, self.old = keep_alive, old
+        self.length: int | None = None
+        self.chunked = self.complete = False
+        self.received = 0
         self.parts: list[bytes] = []
+        self.trailers: Sequence[Field] = ()
+        self.upgrade = b""
 
     @property
     def host(self) -> bytes:
@@ -112,7 +113,7 @@ def check_target(request: Request) -> None:
     Source: RFC 9112 §3.2: the authority of an absolute-form goes before Host, and here they must not contradict each other.
     """
     target = request.target
-    if not _TARGET.fullmatch(target):
+    if not target or target.translate(None, _IN_TARGET):
         raise Refusal(400, "malformed target")
     if target[0] == 0x2F or (target == b"*" and request.method == b"OPTIONS"):
         return
@@ -131,6 +132,16 @@ def check_authority(value: bytes) -> None:
         raise Refusal(400, "malformed Host")
 
 
+def plain_address(text: str) -> str:
+    """Give an address; one of IPv4 that a socket for both wrote as IPv6 (::ffff:192.0.2.1) as IPv4. Source: RFC 4291 §2.5.5.2."""
+    if text[:7].lower() != "::ffff:":
+        return text
+    try:
+        return str(ipaddress.IPv6Address(text).ipv4_mapped or text)
+    except ValueError:
+        return text
+
+
 def tokens(value: bytes) -> list[bytes]:
     """Give the members of a comma-separated list, lower case."""
     return [token for part in value.split(b",") if (token := part.strip(b" \t").lower())]
@@ -147,6 +158,7 @@ def trailers_to_pass(trailers: Sequence[Field]) -> list[Field]:
     return [field for field in trailers if field[0].lower() not in NOT_IN_TRAILERS and b"_" not in field[0]]
 
 
+_BODILESS = (204, 205, 304)
 _LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
 
@@ -165,7 +177,9 @@ def reason(status: int) -> str:
 
 def own_response(response: Response, lines: bytes, close: bool, bodiless: bool) -> bytes:
     """Write a response that is made here, with a body of a few words when it has none."""
-    body = response.body or (b"" if response.status in (204, 304) else b"%d %b\n" % (response.status, reason(response.status).encode()))
+    body = response.body or (b"" if response.status in _BODILESS else b"%d %b\n" % (response.status, reason(response.status).encode()))
+    if response.status in (204, 304):
+        body = b""  # a client takes it for the next response (RFC 9112 §6.3)
     head = [status_line(response.status), b"Date: ", formatdate(usegmt=True).encode(), b"\r\n", lines]
     head += (b"%b: %b\r\n" % field for field in response.fields)
     if body and not any(name.lower() == b"content-type" for name, _ in response.fields):

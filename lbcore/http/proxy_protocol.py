@@ -11,12 +11,12 @@ import ipaddress
 import socket
 import ssl
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from lbcore.http.forward import Forwarder
 
-__all__ = ["accept_behind_proxy", "parse"]
+__all__ = ["accept_behind_proxy", "parse", "welcome"]
 
 _SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _LONGEST_V1 = 107
@@ -81,17 +81,19 @@ async def accept_behind_proxy(engine: Forwarder, listening: socket.socket, tls: 
             except OSError:
                 await asyncio.sleep(0.05)  # out of descriptors: as asyncio's own servers do, wait for better times
                 continue
-            engine.keep(engine.loop.create_task(_welcome(engine, accepted, tls)))
+            engine.keep(engine.loop.create_task(welcome(engine, accepted, tls)))
 
 
-async def _welcome(engine: Forwarder, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+async def welcome(engine: Forwarder, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+    """Take one connection, once its header is there."""
     from lbcore.http.inbound import Inbound
 
     try:
         async with asyncio.timeout(_TIME):
             client = await _read(engine.loop, accepted)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await engine.loop.connect_accepted_socket(lambda: Inbound(engine, client), accepted, ssl=tls)
+        limit = {"ssl_handshake_timeout": engine.timeouts.head} if tls is not None else {}
+        await engine.loop.connect_accepted_socket(lambda: cast(asyncio.Protocol, Inbound(engine, client)), accepted, ssl=tls, **limit)
     except (OSError, ValueError, TimeoutError):
         engine.counters["bad_proxy_headers"] += 1
         accepted.close()

@@ -6,10 +6,11 @@ through or leaves to its user. No I/O.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from lbcore.http.message import (
     ORDINARY,
@@ -26,6 +27,9 @@ from lbcore.http.message import (
 )
 
 __all__ = ["Limits", "RequestReader"]
+
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")  # RFC 9110 §9.1; llhttp knows those of the registry and some more
+_REMEMBERED = 4096  # bytes of a head, on each connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,12 @@ class RequestReader:
     after that. `rest`: what came after a request that asks to upgrade; `go_on` reads it as the next request.
     """
 
-    __slots__ = (
-        "_fields", "_limits", "_parser", "_primed", "_size", "_special", "_target", "_unread", "begun", "ready", "reading", "rest",
-        "switch",
-    )  # fmt: skip
-
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser = HttpRequestParser(self)
+        self._last = b""  # what was fed last, if it was one whole request without a body
+        self._like: Request | None = None  # and that, if it came twice
+        self._host: bytes | None = None  # the last that was found to be in order
         self._primed = False  # the parser is being told of a head that was read before
         self.ready: deque[Request] = deque()
         self.reading: Request | None = None  # its head is there, its body not yet
@@ -78,13 +80,35 @@ class RequestReader:
         if self.switch is not None:
             self.rest += data
             return
-        size = len(data)
+        between = not self.begun and self.reading is None
+        if between and self._like is not None and data == self._last:
+            self.ready.append(self._again(self._like))
+            return
+        before, whole = len(self.ready), data
         while data:
             data = self._read(data)
         if self.begun:
-            self._count_unfinished(size)
+            self._count_unfinished(len(whole))
         else:
             self._unread = 0
+            if between and len(self.ready) == before + 1:
+                self._remember(whole, self.ready[-1])
+
+    # ---- clients that send the same head again and again
+
+    def _remember(self, data: bytes, request: Request) -> None:
+        """Remember what was fed between two requests and was one whole request; when it comes twice, what was read of it, too."""
+        self._like = None
+        if self.reading is None and self.switch is None and request.length is None and not request.chunked and request.keep_alive:
+            if data == self._last:
+                self._like = Request(request.method, request.target, [*request.fields], {**request.special}, True, request.old)
+            self._last = data if len(data) <= _REMEMBERED else b""
+
+    def _again(self, like: Request) -> Request:
+        """Give the request that the parser would read from the same bytes; that leaves the parser as it is, between two requests."""
+        request = Request(like.method, like.target, [*like.fields], {**like.special}, True, like.old)
+        request.complete = True
+        return request
 
     def _read(self, data: bytes) -> bytes:
         """Give what is still to be read, by another parser: what follows an upgrade that is not made."""
@@ -92,6 +116,8 @@ class RequestReader:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             offset = upgrade.args[0]
+        except HttpParserInvalidMethodError as error:
+            raise Refusal(501, "unknown method") if _METHOD.match(data) else refusal_of(error) from None
         except HttpParserError as error:
             raise refusal_of(error) from None
         else:
@@ -164,16 +190,21 @@ class RequestReader:
         self.begun = False
         self.reading = request
         self.ready.append(request)
-        if parser.should_upgrade():
+        if b"upgrade" in special and parser.should_upgrade():
             self.switch = request
 
     def _check(self, request: Request) -> None:
         special = request.special
         if request.method == b"CONNECT":
             raise Refusal(501, "no tunnels")
-        if b"host" in special:
-            check_authority(special[b"host"])
-        elif not request.old:
+        host = special.get(b"host")
+        if host is not None:
+            if host != self._host:
+                check_authority(host)
+                self._host = host
+        elif request.old:
+            special[b"host"] = b""
+        else:
             raise Refusal(400, "no Host")
         check_target(request)
         if len(special) > 1:

@@ -17,14 +17,12 @@ class ResponseReader:
     without; sized: the end of the body is known from the message and not from the connection's. Raises Refusal with status 502.
     """
 
-    __slots__ = (
-        "_limits", "_parser", "_special", "_unread", "chunked", "complete", "fields", "headless", "interim", "keep_alive",
-        "length", "parts", "received", "sized", "status", "surplus", "switched", "rest", "trailers",
-    )  # fmt: skip
-
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser = HttpResponseParser(self)
+        self.interim: list[tuple[int, list[Field]]] = []
+        self.parts: list[bytes] = []
+        self.trailers: list[Field] = []
         self.begin(False)
 
     def begin(self, headless: bool) -> None:
@@ -34,9 +32,8 @@ class ResponseReader:
         self.fields: list[Field] = []
         self._special: dict[bytes, bytes] = {}
         self._unread = 0
-        self.interim: list[tuple[int, list[Field]]] = []
-        self.parts: list[bytes] = []
-        self.trailers: list[Field] = []
+        if self.interim or self.parts or self.trailers:
+            self.interim, self.parts, self.trailers = [], [], []
         self.received = 0
         self.length: int | None = None
         self.chunked = self.sized = self.complete = self.keep_alive = self.switched = self.surplus = False
@@ -85,7 +82,7 @@ class ResponseReader:
         key = name.lower()
         if key not in SPECIAL_OF_RESPONSE:
             self.fields.append((name, value))
-        elif key in self._special:
+        elif key in self._special and key != b"x-request-id":
             join(self._special, key, value)
         else:
             self._special[key] = value
@@ -113,7 +110,8 @@ class ResponseReader:
         self.keep_alive = parser.should_keep_alive()
         if status == 101:
             self.switched = True
-            self.fields = [*self.fields, *((name, special[name]) for name in (b"upgrade",) if name in special)]
+            if b"upgrade" in special:
+                self.fields = [*self.fields, (b"upgrade", special[b"upgrade"])]
         elif status > 599:
             raise Refusal(502, "status out of range")
         if special.get(b"connection", b"close").lower() not in ORDINARY:

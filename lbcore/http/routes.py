@@ -29,6 +29,13 @@ class Ticking(Balancing, Protocol):
     def slot(self, region: str, /) -> int:
         """Give a region's index in it."""
 
+    @property
+    def shared(self) -> bool:
+        """Say whether other processes share the table."""
+
+    def look(self) -> None:
+        """Take in what they met and decided."""
+
     def tick(self) -> None:
         """Do what is due."""
 
@@ -37,6 +44,9 @@ class Ticking(Balancing, Protocol):
 
     def explain(self, client: Client = None) -> Decision:
         """Give the reasons for a pick."""
+
+    def answered(self, region: str, ms: float, client: Client = None, *, gen: int | None = None) -> None:
+        """Take a success and how long it took."""
 
     def waiting(self, region: str, count: int, client: Client = None, *, gen: int | None = None) -> None:
         """Take how many calls wait for long."""
@@ -80,12 +90,12 @@ class Routes:
                 return route
         raise NoRegionError("no region that can be picked has a gateway URL")
 
-    def next(self, client: Client, tried: Sequence[str]) -> Route | None:
-        """Give the next in rank that was not tried; one that is down only when all are."""
-        for region in self._lb.rank(client):
-            if region.name not in tried and region.gateway and (self.usable(region) or self._lb.fail_open):
-                return self.of(region)
-        return None
+    def next(self, client: Client, tried: Sequence[str], failed: bool = False) -> Route | None:
+        """Give the next in rank that was not tried. failed: the call has failed, so that one that is out is better than none."""
+        left = [region for region in self._lb.rank(client) if region.name not in tried and region.gateway]
+        usable = left if self._lb.fail_open else [region for region in left if self.usable(region)]
+        best = next(iter(usable or (left if failed else ())), None)
+        return None if best is None else self.of(best)
 
     def usable(self, region: Region) -> bool:
         """Say whether a region may be sent calls."""
@@ -94,10 +104,14 @@ class Routes:
         except UnknownRegionError:
             return False
 
-    def excluded(self, route: Route, client: Client) -> bool:
+    def serves(self, region: Region, client: Client) -> bool:
+        """Say whether a region may be sent a client's calls: it is usable, and the path from the client's group is not broken."""
+        return self.usable(region) and not self.excluded(region.name, client)
+
+    def excluded(self, name: str, client: Client) -> bool:
         """Say whether the path from a client's group to the region is taken for broken."""
         try:
-            return self._lb.table.excluded(self._lb.match(client)[0], self._lb.slot(route.target.name))
+            return self._lb.table.excluded(self._lb.match(client)[0], self._lb.slot(name))
         except (UnknownRegionError, IndexError):
             return False
 
@@ -108,8 +122,11 @@ class Routes:
         except UnknownRegionError:
             return 0
 
-    def forget_removed(self) -> None:
-        """Close the connections to regions that were removed."""
+    def tidy(self) -> None:
+        """Close the connections to regions that were removed, and those that calls left behind to regions out of use."""
         if len(self.known) > len(self._lb.regions):
             for name in self.known.keys() - {region.name for region in self._lb.regions}:
                 self.known.pop(name).target.upstream.retire()
+        for route in self.known.values():
+            if route.target.upstream.idle and not self.usable(route.region) and not self._lb.fail_open:
+                route.target.upstream.close_idle()

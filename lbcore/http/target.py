@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
 __all__ = ["Target"]
 
 
-@dataclass(slots=True, eq=False)
 class Target:
     """Where a call goes.
 
@@ -19,8 +17,7 @@ class Target:
     host: what Host becomes, None = it stays; first_byte: seconds, None = the engine's
     """
 
-    upstream: Upstream
-    name: str = ""
-    prefix: bytes = b""
-    host: bytes | None = None
-    first_byte: float | None = None
+    def __init__(
+        self, upstream: Upstream, name: str = "", prefix: bytes = b"", host: bytes | None = None, first_byte: float | None = None
+    ) -> None:
+        self.upstream, self.name, self.prefix, self.host, self.first_byte = upstream, name, prefix, host, first_byte

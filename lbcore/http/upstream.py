@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Outbound", "Upstream"]
 
 
-class Outbound(asyncio.Protocol):
-    """One connection to an upstream; `call` is the one that uses it, None while it is idle."""
-
-    __slots__ = ("_reader_paused", "active_at", "call", "closed", "fresh", "idle_since", "reader", "transport", "upstream", "write_paused")
+class Outbound:
+    """One connection to an upstream, an asyncio.Protocol; `call` is the one that uses it, None while it is idle."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -37,9 +35,11 @@ class Outbound(asyncio.Protocol):
         self.write_paused = self._reader_paused = self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        """Take what was received."""
         call, reader = self.call, self.reader
         if call is None:
             self.drop()  # nobody asked: whatever it is, it must not become the answer to the next call
@@ -55,23 +55,28 @@ class Outbound(asyncio.Protocol):
         call.received(reader)
 
     def eof_received(self) -> bool:
-        self.closed = True
-        if self.call is not None:
-            self.call.ended(self.reader)
+        """Take the end of what the upstream sends."""
+        call, self.closed = self.call, True
+        if call is not None:
+            call.ended(self.reader)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Take the connection's end."""
         self.closed = True
         self.upstream.lost(self)
-        if self.call is not None:
-            self.call.ended(self.reader)
+        call = self.call
+        if call is not None:
+            call.ended(self.reader)
 
     def pause_writing(self) -> None:
+        """Take that the other end does not take what is written."""
         self.write_paused = True
         if self.call is not None:
             self.call.inbound.regulate()
 
     def resume_writing(self) -> None:
+        """Take that the other end does."""
         self.write_paused = False
         if self.call is not None:
             self.call.inbound.regulate()
@@ -86,6 +91,7 @@ class Outbound(asyncio.Protocol):
         """Read on."""
         if self._reader_paused and not self.closed:
             self._reader_paused = False
+            self.active_at = self.upstream.engine.now  # until now it could not be
             self.transport.resume_reading()
 
     def release(self) -> None:
@@ -153,12 +159,14 @@ class Upstream:
             self._waiting.append((call, self.engine.clock() + self._patience))
 
     async def _connect(self, call: Call) -> None:
+        connection = Outbound(self)
+        protocol = cast(asyncio.Protocol, connection)
         try:
             async with asyncio.timeout(self._connect_in):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Outbound(self), self.host, self.port, ssl=self._tls, server_hostname=self._server_name
+                await asyncio.get_running_loop().create_connection(
+                    lambda: protocol, self.host, self.port, ssl=self._tls, server_hostname=self._server_name
                 )
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # OSError, TimeoutError, and UnicodeError for a host that cannot be a name
             if call.wants(self):
                 call.failed(cause_of(error))
             return

@@ -46,7 +46,9 @@ def meddle(table: LatencyTable, rng: random.Random) -> None:
         lambda: table.restore(table.snapshot(5.0), 5.0, 1.0),
         lambda: table.pick_many(many, np.empty(64, np.uint16)),
         lambda: table.observe_many(many, np.full(64, r, np.uint16), np.full(64, 20, np.float32), 3.0),
-        lambda: table.count(r, True),
+        lambda: table.count(r, rng.random() < 0.5, g, rng.randrange(6)),
+        lambda: (table.outcomes(), table.refused(r), table.recoveries(r), table.news, table.waiting(5.0)),
+        lambda: table.tell_waiting(np.ones((table.regions, 8), np.uint16), rng.uniform(0.0, 9.0)),
         lambda: table.pick(g),
     ]
     with contextlib.suppress(IndexError, OverflowError):  # the region went away, or there is no room for another

@@ -1,4 +1,4 @@
-# SipHash: a keyed hash that nobody can aim without the key. For cookies (2-4) and for the rate limiter's buckets (1-3).
+# SipHash: a keyed hash that nobody can aim without the key. For DNS cookies (2-4) and for what rate limiters count by (1-3).
 #
 # Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF", INDOCRYPT 2012; 1-3 as in Rust and Python.
 
