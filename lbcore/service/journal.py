@@ -20,7 +20,7 @@ from lbcore.service.logbook import clean
 from lbcore.service.model import ServiceState
 from lbcore.service.plan import Plan
 from lbcore.service.progress import accept
-from lbcore.service.record import canonical_json
+from lbcore.service.record import canonical_json, from_record
 
 if TYPE_CHECKING:
     from lbcore.service.store import Store
@@ -163,6 +163,13 @@ class Operations:
     def running(self) -> Operation | None:
         """Give the operation in progress, None when there is none."""
         return self._first("WHERE status = 'InProgress'")
+
+    def before(self, id: str) -> ServiceState | None:
+        """Give the state in which an operation found the service; None when there was no service."""
+        query = "SELECT record, etag FROM history WHERE etag = (SELECT before FROM operation WHERE id = ?) AND etag <> '' LIMIT 1"
+        with self._database.reading() as connection:
+            row = connection.execute(query, (id,)).fetchone()
+        return None if row is None else from_record(row[0], row[1], int(row[1].partition("-")[0]))
 
     def newest(self, *, limit: int = 100) -> list[Operation]:
         """Give the operations, the newest first."""
