@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lbcore.service.operations import Runner, Times
-from lbcore.service.plan import Plan, plan
+from lbcore.service.plan import Plan
 from lbcore.service.progress import Granted
 from lbcore.service.provisioning import Order, ProvisionError
 from lbcore.service.revisions import Number
@@ -164,7 +164,7 @@ async def kill(one: Runner) -> None:
 
 async def finished(store: Store, world: World, planned: Plan, deaths: Sequence[tuple[int, bool]] = (), **options: Any) -> None:
     """Carry a plan out, with a new primary after each death."""
-    saved = False
+    saved, known = False, len(store.operations.newest())
     for death in (*deaths, (None, False)):
         caller = Caller(*death)
         one = runner(store, world, caller, **options)
@@ -177,7 +177,7 @@ async def finished(store: Store, world: World, planned: Plan, deaths: Sequence[t
         await kill(one)
         if not work.cancelled():
             work.result()
-        saved = saved or store.operations.running() is not None or bool(store.operations.newest(limit=1)) and work.done() and not work.cancelled()
+        saved = saved or len(store.operations.newest()) > known
 
 
 async def _primary(one: Runner, store: Store, planned: Plan | None) -> None:
@@ -188,7 +188,3 @@ async def _primary(one: Runner, store: Store, planned: Plan | None) -> None:
     elif planned is not None:
         operation = await one.save(planned, store.state(), who="ann")
         await one.wait(operation.id)
-
-
-def planned_for(store: Store, wanted: Any) -> Plan:
-    return plan(store.state(), wanted)

@@ -5,6 +5,8 @@
     plan      what a wish changes, before anything changes  progress  what each step of it makes of what runs
     timing    how long an outage lasts for clients          codes     every reason to refuse;  draft: a table not yet saved
     store     what survives, in SQLite                      backup    one file with all of it, and the way back
+    operations  what carries a Save out, step by step       rotation  which regions clients may be sent to
+    provisioning  who makes regions run: local (its process: local_gateway), external, manual
     capacity  how much of a region works, how busy it is    traffic_manager   the profile, as the REST API takes and shows it
 
 Of the store: `database` is the file, `schema` its tables, `record` a state as text; `journal`, `revisions`, `logbook` and `tokenrows` are

@@ -44,7 +44,7 @@ async def follow_file(gateway: Gateway, settings: Settings) -> None:
             found = os.stat(settings["source"])
             mark = found.st_mtime_ns, found.st_ino
             if mark != seen:
-                await gateway.update(await asyncio.to_thread(Configuration.from_file, settings["source"]))
+                await gateway.update(await asyncio.to_thread(Configuration.from_file, Path(settings["source"])))
                 seen = mark
         except (OSError, LbcoreError, ValueError) as error:
             logger.warning("%s keeps its configuration: %s", gateway.region, error)
@@ -96,12 +96,19 @@ async def _brought(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
     """Let configurations be brought for as long as this lasts."""
     follow = following(settings)
     task = asyncio.ensure_future(follow(gateway, settings)) if follow else None
+    if task is not None:
+        task.add_done_callback(_told_of_its_end)
     try:
         yield
     finally:
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
+
+
+def _told_of_its_end(task: asyncio.Future[None]) -> None:
+    if not task.cancelled():
+        logger.error("nobody brings configurations any more; the last one is served on", exc_info=task.exception())
 
 
 async def serve(path: Path, ready: Callable[[], object] = lambda: None) -> None:

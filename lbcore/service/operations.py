@@ -107,6 +107,7 @@ class Runner:
         self._begun = ""  # id of the operation that has begun with a region
         self._task: asyncio.Task[None] | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self._accepting: set[asyncio.Task[Operation]] = set()
         self._abandoned: set[asyncio.Task[Any]] = set()
 
     # ---- for whoever manages
@@ -124,7 +125,7 @@ class Runner:
 
     async def close(self) -> None:
         """Stop; an operation under way goes on at the next start."""
-        await _ended(task for task in (self._task, self._upkeep) if task is not None)
+        await _ended(task for task in (*self._accepting, self._task, self._upkeep) if task is not None)
         await _ended(self._abandoned)
         self._task = self._upkeep = None
         await self._provisioner.close()
@@ -136,8 +137,15 @@ class Runner:
 
         Raises ServiceError as the journal's `begin`: nothing has happened then.
         """
-        made = self._store.operations.begin
-        operation, state = await self._call(partial(made, planned, based_on, who=who, why=why, kind=kind, if_match=if_match))
+        made = partial(self._store.operations.begin, planned, based_on, who=who, why=why, kind=kind, if_match=if_match)
+        accepting = asyncio.create_task(self._accept(planned, made))
+        self._accepting.add(accepting)
+        accepting.add_done_callback(self._accepting.discard)
+        return await asyncio.shield(accepting)  # what was accepted is carried out, also when whoever asked has gone
+
+    async def _accept(self, planned: Plan, made: Callable[[], tuple[Operation, ServiceState]]) -> Operation:
+        accepted: tuple[Operation, ServiceState] = await self._call(made)
+        operation, state = accepted
         self._spawn(_Job(operation, planned, len(planned.steps), await self._newest()))
         self._tell(state)
         return operation

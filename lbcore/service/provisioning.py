@@ -151,9 +151,14 @@ class Manual:
             if self._waiting.get(order.name) is mine:
                 del self._waiting[order.name]
 
-    async def switch(self, name: str, disabled: bool) -> None: ...
-    async def release(self, name: str, public_ips: tuple[str, ...]) -> None: ...
-    async def close(self) -> None: ...
+    async def switch(self, name: str, disabled: bool) -> None:
+        """Do nothing: the switch is the rotation's."""
+
+    async def release(self, name: str, public_ips: tuple[str, ...]) -> None:
+        """Do nothing: the operator sees for how long a VIP that was given up is to answer."""
+
+    async def close(self) -> None:
+        """Do nothing."""
 
 
 _STOCK: dict[str, Callable[[], Callable[..., Provisioner]]] = {"local": _local, "external": _external, "manual": lambda: Manual}
