@@ -49,11 +49,12 @@ class Local:
         self._common = {"source": source, "grace": grace, "interval": interval} | dict(options or {})
         self._grace = grace
         self._giving = threading.Lock()  # addresses, to one region after the other
+        self._busy: dict[str, threading.Lock] = {}  # by region: an order that was given up may still be under way
         self._children: list[subprocess.Popen[bytes]] = []
 
     async def carry_out(self, order: Order) -> Granted:
         """Make a region run as it is ordered, or not run at all."""
-        return await asyncio.to_thread(self._stop if order.work == "delete" else self._run, order)
+        return await asyncio.to_thread(self._carry_out, order)
 
     async def switch(self, name: str, disabled: bool) -> None:
         """Let a region's gateway refuse, or take, clients."""
@@ -61,14 +62,23 @@ class Local:
 
     async def release(self, name: str, public_ips: tuple[str, ...]) -> None:
         """Let a region's gateway listen no longer on addresses that it gave up."""
-        settings = self._read(name)
-        kept = [place for place in settings.get("previous", []) if place[0] not in public_ips]
-        await asyncio.to_thread(self._tell, name, {"previous": kept})
+        await asyncio.to_thread(self._release, name, public_ips)
+
+    async def revive(self) -> tuple[str, ...]:
+        """Start what does not run any more, say after this machine's restart, with its addresses; give the names."""
+        gone = [path.stem for path in sorted(self._folder.glob("*.json")) if self.process(path.stem) is None]
+        for name in gone:
+            await asyncio.to_thread(self._start, name)
+        return tuple(gone)
 
     async def close(self) -> None:
         """Leave the processes as they are."""
 
     # ---- a region
+
+    def _carry_out(self, order: Order) -> Granted:
+        with self._busy.setdefault(order.name, threading.Lock()):
+            return self._stop(order) if order.work == "delete" else self._run(order)
 
     def _run(self, order: Order) -> Granted:
         assert order.location is not None
@@ -147,13 +157,17 @@ class Local:
             time.sleep(0.02)
         return True
 
+    def _release(self, name: str, public_ips: tuple[str, ...]) -> None:
+        kept = [place for place in self._read(name).get("previous", []) if place[0] not in public_ips]
+        self._tell(name, {"previous": kept})
+
     def _tell(self, name: str, changed: Mapping[str, Any]) -> None:
-        with self._giving:
+        with self._busy.setdefault(name, threading.Lock()):
             settings = self._read(name)
             if not settings:
                 raise ProvisionError("it does not run on this machine")
             self._write(name, settings | dict(changed))
-        self._signal(name, signal.SIGHUP)
+            self._signal(name, signal.SIGHUP)
 
     # ---- its process
 
