@@ -117,6 +117,7 @@ def test_a_region_leaves_the_rotation_first_then_dns_then_it_is_stopped(store: S
     assert world.seen[0] == ("westeurope", "westus2")
     assert set(world.seen[1:]) == {("westus2",)}
     assert world.orders[-1] == ("delete", "westeurope")
+    assert world.broken == []
     assert states(store) == {"westus2": "Succeeded"}
 
 
@@ -127,13 +128,58 @@ def test_a_drain_ends_after_its_time_whatever_is_under_way(store: Store) -> None
     assert go(saved(store, world, contoso())) == "Succeeded"
 
 
+def test_clients_that_remember_dns_answers_have_their_time_also_when_nothing_is_under_way(store: Store) -> None:
+    world = World(store)
+    go(saved(store, world, contoso("westeurope")))
+
+    async def scene() -> None:
+        one = runner(store, world)
+        await one.save(plan(store.state(), contoso()), store.state(), who="ann")
+        await asyncio.sleep(TIMES.remembered - 0.1)
+        assert world.shown["westeurope"].draining
+        await asyncio.sleep(1.0)
+        assert "westeurope" not in world.shown
+        await one.close()
+
+    go(scene())
+
+
+def test_a_region_that_is_said_to_be_gone_and_answers_is_not_gone(store: Store) -> None:
+    world = World(store)
+    go(saved(store, world, contoso("westeurope")))
+    world.faults = {"westeurope": ["not there"]}
+    assert go(saved(store, world, contoso())) == "Failed"
+    assert states(store)["westeurope"] == "TerminationFailed"
+    assert "answers still" in store.operations.newest()[0].error
+
+
+def test_addresses_are_judged_before_anybody_uses_them(store: Store) -> None:
+    world = World(store, {"eastasia": ["no address"]})
+    go(saved(store, world, contoso("eastasia")))
+    [operation] = store.operations.newest()
+    phases = [line.entry for line in store.operations.journal(operation.id) if line.region == "eastasia"]
+    assert phases == ["Activating", "Failed"]
+
+
+def test_a_region_wanted_again_after_it_was_half_removed_is_not_listed_before_it_runs(store: Store) -> None:
+    world = World(store)
+    go(saved(store, world, contoso("westeurope")))
+    world.faults = {"westeurope": ["half", "refuse"]}
+    assert go(saved(store, world, contoso())) == "Failed"
+    assert go(saved(store, world, contoso("westeurope"))) == "Failed"
+    assert world.shown.keys() == {"westus2"}
+    assert go(saved(store, world, contoso("westeurope"), times=TIMES)) == "Succeeded"
+    assert world.shown.keys() == {"westus2", "westeurope"}
+    assert world.broken == []
+
+
 def test_a_region_that_dns_does_not_let_go_of_is_not_stopped(store: Store) -> None:
     world = World(store)
     go(saved(store, world, contoso("westeurope")))
     world.blind = True
     assert go(saved(store, world, contoso())) == "Failed"
     assert states(store)["westeurope"] == "TerminationFailed"
-    assert "westeurope" in world.sites
+    assert ("delete", "westeurope") not in world.orders
 
 
 def test_failed_regions_do_not_undo_the_others_and_are_tried_again(store: Store) -> None:
@@ -164,6 +210,23 @@ def test_the_last_region_that_serves_stays_when_those_to_come_failed(store: Stor
     assert go(saved(store, world, contoso("eastasia").put(dark))) == "Failed"
     assert "last region that serves" in store.operations.newest()[0].results["westeurope"]["message"]
     assert "westeurope" in world.shown
+
+
+def test_the_last_region_that_serves_is_not_switched_off_when_those_to_come_failed(store: Store) -> None:
+    world = World(store, {"eastasia": ["refuse"]})
+    go(saved(store, world, contoso()))
+    assert go(saved(store, world, contoso("eastasia").put(location("westus2", disable_gateway=True)))) == "Failed"
+    assert world.shown["westus2"].serves
+
+
+def test_a_region_is_switched_on_before_another_one_is_switched_off(store: Store) -> None:
+    world = World(store)
+    on, off = (location("westeurope", disable_gateway=each) for each in (False, True))
+    go(saved(store, world, contoso().put(off)))
+    world.seen = []
+    assert go(saved(store, world, contoso().put(on).put(location("westus2", disable_gateway=True)))) == "Succeeded"
+    assert all(world.seen)
+    assert world.seen[-1] == ("westeurope",)
 
 
 def test_what_a_crashing_provisioner_says_is_not_repeated(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -234,6 +297,27 @@ def test_a_save_is_cancelled_before_its_first_step_and_not_after(store: Store) -
         await one.close()
 
     go(scene())
+    assert world.orders.count(("create", "eastasia")) == 1
+
+
+def test_an_operation_that_was_begun_goes_on_after_a_kill_and_does_not_repeat_what_failed(store: Store) -> None:
+    world = World(store, {"eastasia": ["refuse"]})
+
+    async def scene() -> str:
+        one = runner(store, world)
+        operation = await one.save(plan(None, contoso("eastasia")), None, who="ann")
+        await asyncio.sleep(1.2)  # one has failed, the other one is not yet done
+        await one.close()
+        store.operations.cancel(operation.id)  # too late
+        two = runner(store, world)
+        await two.start()
+        await two.wait(operation.id)
+        await two.close()
+        return operation.id
+
+    found = store.operations.get(go(scene()))
+    assert found is not None
+    assert found.status == "PartiallySucceeded"
     assert world.orders.count(("create", "eastasia")) == 1
 
 
@@ -373,6 +457,7 @@ def check(store: Store, world: World, planned: Plan, before: ServiceState | None
             assert after.of(name) == old  # R55
         elif name in after.states and planned.vip_change(name) is None and old.deployed is not None:
             assert after.of(name).public_ips == old.public_ips
+    assert world.broken == []
     assert world.shown.keys() == listed(after).keys()
     for name in listed(after):
         assert world.sites[name].says == name
