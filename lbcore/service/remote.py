@@ -1,0 +1,216 @@
+"""Remote: the primary's configurations over HTTP. Nothing that it answers is believed before it was checked.
+
+    GET  URL   If-None-Match: the tags known; X-Lbcore-Sync: the report as JSON    200 with ETag | 304 with ETag | 204 there is none yet
+    HEAD URL   the same, Prefer: wait=25 (RFC 7240): held until there is another    200 | 304
+    PUT  URL   If-Match: "1.7", or If-None-Match: *                                 200 with ETag, or an error as REST has it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import httpx
+
+from lbcore.errors import NotPrimaryError, ServiceError
+from lbcore.http.gateway.configuration import MOST_BYTES
+from lbcore.service.configuration import (
+    NOTHING,
+    Configurations,
+    Latest,
+    Report,
+    SourceRefusedError,
+    SourceUnreachableError,
+    Tag,
+    read_number,
+    read_tags,
+)  # fmt: skip
+from lbcore.service.logbook import clean
+from lbcore.service.revisions import Number
+
+__all__ = ["LOST", "REPORT", "Remote", "answer", "read_report", "report_text"]
+
+REPORT = "X-Lbcore-Sync"
+LOST = "X-Lbcore-Lost"
+_LARGEST_ANSWER = 1 << 20  # bytes of an error
+_MOST_LOST = 100  # that a header names
+_LONGEST_WAIT = 60.0  # seconds
+_ANSWERED = (200, 204, 304)
+
+
+class Remote:
+    """Ask a primary.
+
+    url: of its gatewayConfiguration; token: that it is shown; timeout: seconds for an answer as a whole; wait: seconds that `watch` lasts
+    tls: context, None = verified by the system's authorities; transport: of httpx, None = its own
+    Redirects, proxies of the environment and compressed answers are not taken. Not to be used after `close`.
+    """
+
+    def __init__(
+        self, url: str, *, token: str = "", timeout: float = 10.0, wait: float = 25.0, tls: ssl.SSLContext | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:  # fmt: skip
+        self.url, self._timeout, self._wait = url, timeout, wait
+        headers = {"accept": "application/json", "accept-encoding": "identity"} | ({"authorization": f"Bearer {token}"} if token else {})
+        self._make: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
+            headers=headers, verify=tls if tls is not None else url.startswith("https:"), transport=transport, trust_env=False,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0)), follow_redirects=False,
+        )  # fmt: skip
+        self._made: httpx.AsyncClient | None = None
+
+    async def close(self) -> None:
+        """Close connections."""
+        if self._made is not None:
+            await self._made.aclose()
+
+    async def latest(self, known: Collection[Tag] = (), report: Report | None = None) -> Latest | None:
+        """Give what the primary says is the latest revision, None when it says that there is none."""
+        headers = _known(known) | ({REPORT: report_text(report)} if report is not None else {})
+        status, answer, body = await self._ask("GET", headers, None, MOST_BYTES, self._timeout)
+        if status == 204:
+            return None
+        tag = _tag(answer, status, known)
+        return Latest(tag, body if status == 200 else None, _lost(answer.get(LOST, "")))
+
+    async def watch(self, known: Collection[Tag] = ()) -> bool:
+        """Wait until the primary has another revision, for `wait` seconds at most."""
+        headers = _known(known) | {"prefer": f"wait={self._wait:g}"}
+        status, _, _ = await self._ask("HEAD", headers, None, 0, self._wait + self._timeout)
+        return status == 200
+
+    async def put(self, document: Mapping[str, Any], *, who: str, why: str = "", if_revision: Number | None = None) -> Tag:
+        """Publish a document. who: nothing, for the primary knows whose token it is shown; why: for its history."""
+        headers = {"content-type": "application/json", "x-lbcore-why": clean(why).encode("ascii", "replace").decode()}
+        if if_revision is not None:
+            headers |= {"if-none-match": "*"} if if_revision == NOTHING else {"if-match": f'"{if_revision}"'}
+        _, answer, _ = await self._ask("PUT", headers, json.dumps(document).encode(), MOST_BYTES, self._timeout)
+        return _tag(answer, 200, ())
+
+    # ---- how
+
+    async def _ask(self, method: str, headers: Mapping[str, str], content: bytes | None, most: int, timeout: float) -> tuple[
+        int, httpx.Headers, bytes
+    ]:  # fmt: skip
+        self._made = client = self._made or self._make()
+        try:
+            async with asyncio.timeout(timeout):  # as a whole: httpx starts its own anew with every byte
+                limits = httpx.Timeout(timeout, connect=min(timeout, 3.0))
+                async with client.stream(method, self.url, headers=dict(headers), content=content, timeout=limits) as response:
+                    good = response.status_code in _ANSWERED
+                    body = await _read(response, most if good else _LARGEST_ANSWER)
+                    if not good:
+                        raise _error(response, body, writing=content is not None)
+                    return response.status_code, response.headers, body
+        except TimeoutError:
+            raise SourceUnreachableError(f"{self.url}: no whole answer within {timeout:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise SourceUnreachableError(f"{self.url}: {error!r}"[:500]) from error
+
+
+async def _read(response: httpx.Response, most: int) -> bytes:
+    """Read an answer of at most so many bytes; a compressed one may be anything."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise SourceRefusedError("encoding", "a compressed answer, which was not asked for")
+    if response.request.method == "HEAD":
+        return b""
+    found = bytearray()
+    async for part in response.aiter_raw(1 << 16):
+        found += part
+        if len(found) > most:
+            raise SourceRefusedError("size", f"an answer of more than {most:,} bytes")
+    return bytes(found)
+
+
+def _error(response: httpx.Response, body: bytes, writing: bool) -> Exception:
+    """Say what an answer without an answer means: nobody manages there now, it is the wrong one, or it refuses us."""
+    status = response.status_code
+    code, message, target = _told(body)
+    if status == 421:
+        return NotPrimaryError(target) if writing else SourceUnreachableError(f"not the primary; it names {ascii(target)}")
+    if writing and code:
+        return ServiceError(code, message, target)
+    if status >= 500 or status == 429:
+        return SourceUnreachableError(f"status {status} {code}".rstrip())
+    return SourceRefusedError("status", f"status {status} {code}".rstrip())
+
+
+def _told(body: bytes) -> tuple[str, str, str | None]:
+    try:
+        error = json.loads(body)["error"]
+        target = error.get("target")
+        return clean(str(error["code"]))[:100], clean(str(error.get("message", ""))), None if target is None else clean(str(target))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "", "", None
+
+
+def _tag(headers: httpx.Headers, status: int, known: Collection[Tag]) -> Tag:
+    found = read_tags(headers.get("etag"))
+    if len(found) != 1:
+        raise SourceRefusedError("tag", f"no ETag of a revision: {ascii(headers.get('etag', ''))[:100]}")
+    if status == 304 and found[0] not in known:
+        raise SourceRefusedError("tag", f"304 for {found[0].number}, which was not asked about")
+    return found[0]
+
+
+def _known(known: Collection[Tag]) -> dict[str, str]:
+    return {"if-none-match": ", ".join(map(str, known))} if known else {}
+
+
+def _lost(text: str) -> tuple[Number, ...]:
+    try:
+        return tuple(map(read_number, text[:40_000].split()))
+    except ServiceError:
+        return ()
+
+
+# ===== the primary's side
+
+
+async def answer(source: Configurations, method: str, headers: Mapping[str, str], region: str = "") -> tuple[int, dict[str, str], bytes]:
+    """Give status, headers and content of the answer to a GET or HEAD. headers: of the request, names in lower case
+
+    region: whose token came with it, "" = not a region's, so that it cannot report. Errors as `source` raises them.
+    """
+    known = read_tags(headers.get("if-none-match"))
+    if method == "HEAD" and (found := re.search(r"(?:^|[,;\s])wait=(\d{1,4})", headers.get("prefer", ""))):
+        try:
+            async with asyncio.timeout(min(float(found[1]), _LONGEST_WAIT)):
+                await source.watch(known)
+        except TimeoutError:
+            pass
+    report = read_report(headers.get(REPORT.lower(), ""), region) if region else None
+    latest = await source.latest(known, report)
+    if latest is None:
+        return 204, {"cache-control": "no-store"}, b""
+    told = {"etag": str(latest.tag), "cache-control": "no-cache", "vary": "authorization"}
+    if latest.lost:
+        told[LOST.lower()] = " ".join(map(str, latest.lost[-_MOST_LOST:]))
+    if latest.body is None:
+        return 304, told, b""
+    return 200, told | {"content-type": "application/json"}, b"" if method == "HEAD" else latest.body
+
+
+# ===== reports
+
+
+def report_text(report: Report) -> str:
+    """Write a report as a header's value, ASCII of one line."""
+    return json.dumps({**asdict(report), "held": str(report.held) if report.held else "", "refused": clean(report.refused)[:300]})
+
+
+def read_report(text: str, region: str) -> Report | None:
+    """Read a report that a region has sent, None for anything else. region: whose token it came with, whatever the report says."""
+    try:
+        told = json.loads(text[:4000])
+        held = read_tags(told["held"])
+        lag = float(told["lag"])
+        if not 0 <= lag < 1e12 or not isinstance(told["state"], str):
+            return None
+        return Report(region, clean(told["state"])[:20], held[0] if held else None, lag, clean(str(told["refused"]))[:300])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return None
