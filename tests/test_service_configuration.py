@@ -61,7 +61,8 @@ async def test_a_gateway_that_follows_comes_to_it(store: Store, tmp_path: Path) 
         [tag] = await published(primary, marker)
         await until(lambda tag=tag: sync.held == tag)
     await sync.pull()
-    assert primary.reports["westeurope"].held == tag and await primary.in_sync(["westeurope", "uksouth"]) == {"westeurope": True, "uksouth": False}
+    assert primary.reports["westeurope"].held == tag
+    assert await primary.in_sync(["westeurope", "uksouth"]) == {"westeurope": True, "uksouth": False}
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
 
@@ -154,7 +155,8 @@ async def test_a_rollback_is_a_new_revision_with_an_old_content(store: Store) ->
 async def test_a_rollback_to_what_would_be_refused_today_is_refused(store: Store) -> None:
     regions = ["westeurope", "uksouth"]
     primary = Primary(store, regions=lambda: regions)
-    first = await primary.put({**body(), "backends": [{"name": "orders", "urls": ["http://a"], "regions": {"uksouth": ["http://b"]}}]}, who="ann")
+    elsewhere = {"name": "orders", "urls": ["http://a"], "regions": {"uksouth": ["http://b"]}}
+    first = await primary.put({**body(), "backends": [elsewhere]}, who="ann")
     await published(primary, "b")
     regions.remove("uksouth")
     with pytest.raises(ServiceError, match="uksouth"):
@@ -176,7 +178,7 @@ async def test_who_watches_is_woken_whichever_process_publishes(store: Store, tm
     assert await asyncio.wait_for(again, 5) is True
     assert await primary.watch([first]) is True
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(primary.watch([tag for tag in [(await primary.latest()).tag]]), 0.05)  # type: ignore[union-attr]
+        await asyncio.wait_for(primary.watch([(await primary.latest()).tag]), 0.05)  # type: ignore[union-attr]
     assert primary._watcher is None and primary._watching == 0
 
 
@@ -266,7 +268,8 @@ async def test_a_revision_that_was_damaged_is_not_given(store: Store) -> None:
 def test_tags_are_read_as_they_are_written() -> None:
     tags = latest((1, 7)).tag, latest((2**52, 0), "b").tag
     assert read_tags(", ".join(map(str, tags))) == tags and read_tags(f"W/{tags[0]}") == tags[:1]
-    for wrong in (None, "", "*", '"1.7"', str(tags[0])[:-2], str(tags[0]).upper(), str(tags[0]).replace("1.7", "01.7"), '"\u0661.7-' + "0" * 64 + '"'):
+    text = str(tags[0])
+    for wrong in (None, "", "*", '"1.7"', text[:-2], text.upper(), text.replace("1.7", "01.7"), text.replace("1.7", "\u0661.7")):
         assert read_tags(wrong) == ()
     assert len(read_tags(", ".join([str(tags[0])] * 100_000))) <= 10
 
@@ -279,7 +282,9 @@ def test_if_revision_comes_from_the_headers(headers: tuple[str | None, str | Non
     assert if_revision_of(*headers) == expected
 
 
-@pytest.mark.parametrize("text", ["", "1", "1.", ".7", "1.7.0", "-1.7", "1e1.7", "9" * 40 + ".1", "9999999999999999.1", "1.7\n1", "\u0661.7", '"1.7'])
+@pytest.mark.parametrize("text", [
+    "", "1", "1.", ".7", "1.7.0", "-1.7", "1e1.7", "9" * 40 + ".1", "9999999999999999.1", "1.7\n1", "\u0661.7", '"1.7',
+])  # fmt: skip
 def test_what_is_no_revision_is_refused(text: str) -> None:
     with pytest.raises(ServiceError) as caught:
         read_number(text)

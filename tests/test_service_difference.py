@@ -14,7 +14,9 @@ from lbcore.service.difference import difference
 
 SCALARS = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "a", "b"])
 NAMED = st.fixed_dictionaries({"name": st.sampled_from("abc")}, optional={"version": st.sampled_from(["", "v1"]), "path": SCALARS})
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner | NAMED, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3), max_leaves=8)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner | NAMED, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3), max_leaves=8
+)
 DOCUMENTS = st.dictionaries(st.sampled_from(["apis", "backends", "policies"]), VALUES | st.lists(NAMED, max_size=3), max_size=3)
 
 

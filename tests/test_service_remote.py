@@ -38,7 +38,8 @@ def primary(tmp_path: Path) -> Iterator[Primary]:
 
 def on_the_wire(response: httpx.Response) -> httpx.Response:
     """Give an answer whose content has not been read yet."""
-    return httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(b"".join(cast(httpx.ByteStream, response.stream))))
+    content = b"".join(cast(httpx.ByteStream, response.stream))
+    return httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(content))
 
 
 def over(primary: Primary, **options: Any) -> Remote:

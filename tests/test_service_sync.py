@@ -211,7 +211,9 @@ class Broken(Source):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [SourceUnreachableError("x"), SourceRefusedError("size", "x"), OSError("x"), TimeoutError(), KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [SourceUnreachableError("x"), SourceRefusedError("size", "x"), OSError("x"), TimeoutError(), KeyError("x")]
+)
 def test_no_error_of_a_source_ends_it(error: Exception) -> None:
     async def main() -> None:
         source = Broken(error)
