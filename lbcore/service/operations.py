@@ -512,10 +512,17 @@ class Runner:
         now = self._clock()
         due = {name: one.previous_public_ips for name, one in state.states.items() if one.previous_public_ips and one.previous_until <= now}
         for name, given_up in due.items():
-            await self._limited(self._provisioner.release(name, given_up), self._times.show)
+            await self._released(name, given_up)
         if due:
             change = partial(forget_previous, now=now)
             await self._call(partial(self._store.update, change, who="service", what="previous VIPs released"))
+
+    async def _released(self, name: str, public_ips: tuple[str, ...]) -> None:
+        """Let go of VIPs; their time is over also when the provisioner cannot."""
+        try:
+            await self._limited(self._provisioner.release(name, public_ips), self._times.show)
+        except Exception as error:
+            logger.warning("%s may answer on %s still: %s", name, ", ".join(public_ips), type(error).__name__)
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
