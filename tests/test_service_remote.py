@@ -20,9 +20,9 @@ from syncing import body, latest
 
 from lbcore.errors import NotPrimaryError, ServiceError
 from lbcore.http.gateway import Gateway
-from lbcore.service.configuration import NOTHING, Report, SourceRefusedError, SourceUnreachableError, Tag, if_revision_of
+from lbcore.service.configuration import NOTHING, Report, SourceRefusedError, SourceUnreachableError, Tag, if_revision_of, tag_of
 from lbcore.service.primary import Primary
-from lbcore.service.remote import Remote, answer, read_report, report_text
+from lbcore.service.remote import Remote, answer, follow, read_report, report_text
 from lbcore.service.revisions import Number
 from lbcore.service.store import Store
 from lbcore.service.sync import State, Sync
@@ -125,6 +125,29 @@ async def test_a_gateway_follows_over_http(primary: Primary) -> None:
     assert gateway.revision is not None and gateway.revision.configuration.canonical == (await primary.latest()).body  # type: ignore[union-attr]
 
 
+async def test_a_process_follows_as_its_settings_say(primary: Primary, tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := (await reader.readuntil(b"\r\n\r\n")).decode():
+            first, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            assert headers["authorization"] == "Bearer s3cret"
+            status, fields, content = await answer(primary, first.split()[0], headers, "westeurope")
+            fields |= {"content-length": str(len(content))} if status == 200 and content else {}
+            writer.write("\r\n".join([f"HTTP/1.1 {status} X", *(f"{k}: {v}" for k, v in fields.items()), "", ""]).encode() + content)
+
+    (tmp_path / "token").write_text("s3cret\n")
+    gateway = Gateway("westeurope")
+    async with listening(serve) as url:
+        settings = {"primary": url, "token_file": str(tmp_path / "token"), "region": "westeurope", "interval": 0.5, "timeout": 2.0}
+        following = asyncio.create_task(follow(gateway, settings))
+        for marker in "ab":
+            tag = await primary.put(body(marker), who="ann")
+            await until(lambda tag=tag: gateway.revision is not None and tag_of(gateway.revision.configuration) == tag)
+        await until(lambda: primary.reports["westeurope"].held == tag)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 # ===== what is not put up with
 
 SOUND = latest((1, 8))
@@ -171,7 +194,7 @@ async def listening(behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await behave(reader, writer)
-        except ConnectionError:
+        except (ConnectionError, EOFError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

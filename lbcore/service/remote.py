@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,8 +33,9 @@ from lbcore.service.configuration import (
 )  # fmt: skip
 from lbcore.service.logbook import clean
 from lbcore.service.revisions import Number
+from lbcore.service.sync import Serving, Sync
 
-__all__ = ["LOST", "REPORT", "Remote", "answer", "read_report", "report_text"]
+__all__ = ["LOST", "REPORT", "Remote", "answer", "follow", "read_report", "report_text"]
 
 REPORT = "X-Lbcore-Sync"
 LOST = "X-Lbcore-Lost"
@@ -166,6 +168,21 @@ def _lost(text: str) -> tuple[Number, ...]:
         return tuple(map(read_number, text[:40_000].split()))
     except ServiceError:
         return ()
+
+
+async def follow(gateway: Serving, settings: Mapping[str, Any]) -> None:
+    """Keep a gateway's process at the primary's latest revision, until cancelled: for `follow` of the provisioner `local`.
+
+    settings: primary (URL of its gatewayConfiguration), region, interval; where needed token_file, ca (the authority's file), timeout
+    """
+    token = await asyncio.to_thread(Path(settings["token_file"]).read_text) if settings.get("token_file") else ""
+    tls = await asyncio.to_thread(ssl.create_default_context, cafile=settings["ca"]) if settings.get("ca") else None
+    timeout = float(settings.get("timeout", 10.0))
+    remote = Remote(settings["primary"], token=token.strip(), tls=tls, timeout=timeout)
+    try:
+        await Sync(gateway, remote, region=settings["region"], interval=float(settings["interval"]), timeout=timeout).run()
+    finally:
+        await remote.close()
 
 
 # ===== the primary's side
