@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from lbcore.service.local import Local
 from lbcore.service.model import Service, ServiceState, location
 from lbcore.service.operations import Runner, Times
 from lbcore.service.plan import plan
+from lbcore.service.primary import Primary
+from lbcore.service.remote import answer
 from lbcore.service.rotation import Listed, StatusPages
 from lbcore.service.store import Store
 
@@ -110,4 +113,48 @@ async def test_regions_are_started_again_with_their_addresses(local: Local, stor
     assert (await shown.look("westus2", gateway)).status == "serving"  # by the configuration that it kept
     assert await local.revive() == ()
     await one.close()
+    await shown.close()
+
+
+@asynccontextmanager
+async def configurations(store: Store) -> AsyncIterator[str]:
+    """Serve a store's configurations as the management API does."""
+    source = Primary(store)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields if field)}
+        status, told, content = 401, dict[str, str](), b""
+        if line.startswith("HEAD"):
+            status = 503  # no hints
+        elif headers.get("authorization") == "Bearer hunter2":
+            status, told, content = await answer(source, "GET", headers, "westus2")
+        lines = [f"HTTP/1.1 {status} -", "connection: close", f"content-length: {len(content)}", *(f"{key}: {told[key]}" for key in told)]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+async def test_gateways_follow_the_primary_and_serve_on_without_it(local: Local, store: Store, tmp_path: Path) -> None:
+    token, shown = tmp_path / "token", Shown()
+    token.write_text("hunter2\n")
+    await Primary(store).put({}, who="ann")
+    async with configurations(store) as url:
+        following = Local(tmp_path / "regions", primary=url, token=str(token), port=0, grace=0.2, interval=0.2)
+        one = Runner(store, following, shown, times=TIMES)
+        assert await saved(one, store, contoso()) == "Succeeded"
+        await one.close()
+    gateway = now(store).of("westus2").gateway
+    newest = store.revisions.newest()[0].number
+    assert (await shown.look("westus2", gateway)).revision == newest
+    assert not any(b"hunter2" in path.read_bytes() for path in (tmp_path / "regions").rglob("*") if path.is_file())
+    os.kill(local.process("westus2") or 0, signal.SIGKILL)
+    following._children[0].wait(10)
+    assert await following.revive() == ("westus2",)
+    found = await shown.look("westus2", gateway)
+    assert (found.status, found.revision) == ("serving", newest)
+    os.kill(local.process("westus2") or 0, signal.SIGKILL)
+    following._children[-1].wait(10)
     await shown.close()

@@ -35,18 +35,21 @@ _LAST_GRACE = 2.0  # seconds that a process has, beyond the grace of its calls, 
 class Local:
     """Start gateways on this machine.
 
-    folder: for what the processes need, made when missing;  source: file with the gateways' configuration, "" = they have none
+    folder: for what the processes need, made when missing
+    primary: URL of its gatewayConfiguration, which they follow;  token: file with the token that it is shown
+    source: file with their configuration, where there is no primary
     port: of every gateway, on the region's own address, 0 = any that is free;  grace: seconds for calls under way when one stops
-    limit: seconds to wait for a process;  interval: seconds between two looks of a gateway at its source
+    limit: seconds to wait for a process;  interval: seconds between two looks of a gateway at its configuration
     options: of every gateway's process, such as `follow`: see local_gateway
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, source: str = "", port: int = 8081, grace: float = 5.0, limit: float = 30.0,
-        interval: float = 1.0, options: Mapping[str, Any] | None = None,
+        self, folder: str | os.PathLike[str], *, primary: str = "", token: str = "", source: str = "", port: int = 8081,
+        grace: float = 5.0, limit: float = 30.0, interval: float = 1.0, options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self._folder, self.limit, self._port = Path(folder).absolute(), limit, port
-        self._common = {"source": source, "grace": grace, "interval": interval} | dict(options or {})
+        follows = {"primary": primary, "token": token, "source": source}
+        self._common = follows | {"grace": grace, "interval": interval} | dict(options or {})
         self._grace = grace
         self._giving = threading.Lock()  # addresses, to one region after the other
         self._busy: dict[str, threading.Lock] = {}  # by region: an order that was given up may still be under way

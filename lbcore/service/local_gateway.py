@@ -25,6 +25,8 @@ from typing import Any, cast
 from lbcore.errors import LbcoreError
 from lbcore.http.gateway import Configuration, Gateway, Units
 from lbcore.http.inbound import Inbound
+from lbcore.service.remote import Remote
+from lbcore.service.sync import Sync
 
 __all__ = ["READY", "main", "serve"]
 
@@ -51,11 +53,19 @@ async def follow_file(gateway: Gateway, settings: Settings) -> None:
         await asyncio.sleep(settings["interval"])
 
 
+async def follow_primary(gateway: Gateway, settings: Settings) -> None:
+    """Serve by the latest revision of the primary, whose URL is `primary`; `token` names a file with the token that it is shown."""
+    token = Path(settings["token"]).read_text().strip() if settings["token"] else ""
+    await Sync(gateway, Remote(settings["primary"], token=token), region=gateway.region, interval=settings["interval"]).run()
+
+
 def following(settings: Settings) -> Following | None:
-    """Give what brings configurations: `follow`, a function as module:name, or else the file `source`; None for neither."""
+    """Give what brings configurations: `follow`, a function as module:name, or `primary`, or the file `source`; None for none."""
     if name := settings.get("follow"):
         module, _, function = str(name).partition(":")
         return cast(Following, getattr(import_module(module), function))
+    if settings.get("primary"):
+        return follow_primary
     return follow_file if settings.get("source") else None
 
 
