@@ -142,7 +142,7 @@ async def test_gateways_follow_the_primary_and_serve_on_without_it(local: Local,
     token.write_text("hunter2\n")
     await Primary(store).put({}, who="ann")
     async with configurations(store) as url:
-        following = Local(tmp_path / "regions", primary=url, token=str(token), port=0, grace=0.2, interval=0.2)
+        following = Local(tmp_path / "regions", primary=url, token_file=str(token), port=0, grace=0.2, interval=0.2)
         one = Runner(store, following, shown, times=TIMES)
         assert await saved(one, store, contoso()) == "Succeeded"
         await one.close()

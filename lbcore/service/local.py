@@ -36,7 +36,7 @@ class Local:
     """Start gateways on this machine.
 
     folder: for what the processes need, made when missing
-    primary: URL of its gatewayConfiguration, which they follow;  token: file with the token that it is shown
+    primary: URL of its gatewayConfiguration, which they follow;  token_file: with the token that it is shown;  ca: file of its authority
     source: file with their configuration, where there is no primary
     port: of every gateway, on the region's own address, 0 = any that is free;  grace: seconds for calls under way when one stops
     limit: seconds to wait for a process;  interval: seconds between two looks of a gateway at its configuration
@@ -44,11 +44,11 @@ class Local:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, primary: str = "", token: str = "", source: str = "", port: int = 8081,
-        grace: float = 5.0, limit: float = 30.0, interval: float = 1.0, options: Mapping[str, Any] | None = None,
+        self, folder: str | os.PathLike[str], *, primary: str = "", token_file: str = "", ca: str = "", source: str = "",
+        port: int = 8081, grace: float = 5.0, limit: float = 30.0, interval: float = 1.0, options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self._folder, self.limit, self._port = Path(folder).absolute(), limit, port
-        follows = {"primary": primary, "token": token, "source": source}
+        follows = {"primary": primary, "token_file": token_file, "ca": ca, "source": source}
         self._common = follows | {"grace": grace, "interval": interval} | dict(options or {})
         self._grace = grace
         self._giving = threading.Lock()  # addresses, to one region after the other

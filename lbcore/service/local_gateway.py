@@ -25,8 +25,7 @@ from typing import Any, cast
 from lbcore.errors import LbcoreError
 from lbcore.http.gateway import Configuration, Gateway, Units
 from lbcore.http.inbound import Inbound
-from lbcore.service.remote import Remote
-from lbcore.service.sync import Sync
+from lbcore.service.remote import follow
 
 __all__ = ["READY", "main", "serve"]
 
@@ -53,19 +52,13 @@ async def follow_file(gateway: Gateway, settings: Settings) -> None:
         await asyncio.sleep(settings["interval"])
 
 
-async def follow_primary(gateway: Gateway, settings: Settings) -> None:
-    """Serve by the latest revision of the primary, whose URL is `primary`; `token` names a file with the token that it is shown."""
-    token = Path(settings["token"]).read_text().strip() if settings["token"] else ""
-    await Sync(gateway, Remote(settings["primary"], token=token), region=gateway.region, interval=settings["interval"]).run()
-
-
 def following(settings: Settings) -> Following | None:
     """Give what brings configurations: `follow`, a function as module:name, or `primary`, or the file `source`; None for none."""
     if name := settings.get("follow"):
         module, _, function = str(name).partition(":")
         return cast(Following, getattr(import_module(module), function))
     if settings.get("primary"):
-        return follow_primary
+        return follow
     return follow_file if settings.get("source") else None
 
 
@@ -104,8 +97,8 @@ async def _apply(gateway: Gateway, places: Places, settings: Settings) -> None:
 @asynccontextmanager
 async def _brought(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
     """Let configurations be brought for as long as this lasts."""
-    follow = following(settings)
-    task = asyncio.ensure_future(follow(gateway, settings)) if follow else None
+    bring = following(settings)
+    task = asyncio.ensure_future(bring(gateway, settings)) if bring else None
     if task is not None:
         task.add_done_callback(_told_of_its_end)
     try:
