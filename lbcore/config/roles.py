@@ -93,6 +93,8 @@ def _gateway(document: Document, folder: Path) -> Iterator[Problem]:
     if canonical(section.region) not in names:
         near = nearest(canonical(section.region), names)
         yield ("gateway", "region"), section.region, f"one of the regions {', '.join(names)}", near[0] if near else None
+    elif not (section.region.isascii() and section.region.isprintable()):
+        yield ("gateway", "region"), section.region, "a name in ASCII, which X-Lbcore-Region can say", None
     if section.configuration:
         yield from _missing(("gateway", "configuration"), section.configuration, folder)
 

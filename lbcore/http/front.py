@@ -233,7 +233,8 @@ class FrontDoor:
 
     def _explanation(self, call: Call, route: Route) -> bytes:
         waited, took = (call.sent_at - call.begun_at) * 1000.0, (call.head_at - call.sent_at) * 1000.0
-        text = f'Server-Timing: lbcore;dur={max(0.0, waited):.3f}, gateway;dur={max(0.0, took):.3f};desc="{route.region.name}"\r\n'
+        name = json.dumps(route.region.name)  # ASCII, quoted
+        text = f"Server-Timing: lbcore;dur={max(0.0, waited):.3f}, gateway;dur={max(0.0, took):.3f};desc={name}\r\n"
         if call.request.field(b"x-lbcore-explain") is not None:
             text += f"X-Lbcore-Explain: {json.dumps(self._lb.explain(call.client or None).as_dict(), separators=(',', ':'))}\r\n"
         return text.encode("ascii")
