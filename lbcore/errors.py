@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -58,6 +58,15 @@ class Violation:
     def __str__(self) -> str:
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
         return f"{self.where} = {self.value!r}: expected {self.expected}{hint}"
+
+
+def shown(value: object) -> object:
+    """Give a value as a violation shows it: what would fill the screen is shortened, a table told by its size."""
+    if isinstance(value, Mapping):
+        return f"a table of {len(value)}"
+    if isinstance(value, list | tuple | str | bytes) and len(value) > 100 or len(repr(value)) > 100:
+        return repr(value[:100] if isinstance(value, list | tuple | str | bytes) else value)[:97] + "..."
+    return value
 
 
 class ConfigError(LbcoreError):

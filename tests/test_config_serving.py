@@ -135,3 +135,8 @@ def test_a_file_of_any_length_is_not_read(tmp_path: Path) -> None:
         opened.truncate(1 << 33)
     with pytest.raises(ConfigError, match="at most 8 MiB"):
         load(file)
+
+
+def test_metrics_have_an_address_of_their_own_and_logs_a_folder() -> None:
+    http = {"listen": "127.0.0.1:9190", "access_log": "nowhere/calls.log"}
+    assert {*violations(http=http)} == {"run.metrics", "http.access_log"}

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -29,6 +30,8 @@ from proxying import (
 )
 
 from lbcore.http.forward import Limits, Response, Timeouts
+
+PATIENT = Timeouts(first_byte=10.0, idle=10.0, stall=10.0)  # for tests of what is not about time
 
 
 async def sip(reader: Reader, size: int, pause: float) -> int:
@@ -84,6 +87,19 @@ async def test_a_download_that_goes_on_outlasts_every_timeout() -> None:
 # ===== storms of pipelined requests
 
 
+@on_both_loops
+async def test_a_process_that_stood_still_blames_nobody_for_it() -> None:
+    async def stopping(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        time.sleep(0.5)  # nobody runs meanwhile: origin and proxy share the loop
+        for _ in range(5):
+            await asyncio.sleep(0)
+        writer.write(OK)
+
+    async with origin(stopping) as there, forwarding(To(there.url)) as port:
+        assert [answer.status for answer in answers(await talk(port, request()))] == [200]
+
+
 async def test_pipelined_requests_are_answered_in_their_order() -> None:
     async def numbering(reader: Reader, writer: Writer) -> None:
         while True:
@@ -91,7 +107,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(number), number))
 
     count = 3000
-    async with origin(numbering) as there, forwarding(To(there.url)) as port:
+    async with origin(numbering) as there, forwarding(To(there.url), PATIENT) as port:
         storm = b"".join(request("GET", f"/{number}", close=number == count - 1) for number in range(count))
         parts = [storm[at : at + 7919] for at in range(0, len(storm), 7919)]
         found = answers(await talk(port, *parts), ["GET"] * count)

@@ -239,7 +239,8 @@ def test_processes_that_race_never_get_more_than_the_limit(entries: int, keys: i
     rounds, workers = 60, 3
     memory = shared_memory.SharedMemory(create=True, size=Limits.nbytes_for(entries))
     try:
-        limits, barrier = Limits(entries, buffer=memory.buf), SPAWN.Barrier(workers)
+        limits: Limits | None = Limits(entries, buffer=memory.buf)
+        barrier = SPAWN.Barrier(workers)
         files = [str(tmp_path / str(n)) for n in range(workers)]
         running = [SPAWN.Process(target=compete, args=(memory.name, entries, barrier, rounds, keys, limit, file)) for file in files]
         for process in running:
@@ -250,10 +251,10 @@ def test_processes_that_race_never_get_more_than_the_limit(entries: int, keys: i
         totals = [sum(each) for each in zip(*won, strict=True)]
         assert len(totals) == rounds * keys
         assert max(totals) == limit
-        assert limits.overflows == 0
+        assert limits is not None and limits.overflows == 0
         assert min(totals) == limit
-        del limits
     finally:
+        limits = None  # or what failed would be hidden by memory that cannot be closed
         memory.close()
         memory.unlink()
 

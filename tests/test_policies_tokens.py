@@ -142,6 +142,8 @@ BAD = {
     "odd exp": (token(exp="soon"), "exp is no time"),
     "odd nbf": (token(nbf=True), "nbf is no time"),
     "huge": (token(exp=float("inf")), "exp is no time"),
+    "huger": (token(exp=10**400), "exp is no time"),
+    "no number": (token(exp=float("nan")), "exp is no time"),
     "no dots": ("abc", "malformed"),
     "empty": ("..", "malformed"),
     "long": ("a" * 20000, "no bearer token"),

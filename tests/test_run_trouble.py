@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 from running import ROOT, WAIT, Run, Start, eventually, gateways, regions, start
@@ -165,3 +167,41 @@ async def test_only_that_names_nothing_is_refused(start: Start) -> None:
         run = await start("[[service.regions]]\nname = 'eastus'\n" + HTTP, "--only", only, serves=False)
         assert await run.ended() == 2
         assert "--only" in "".join(run.lines)
+
+
+# ===== what is odd in the file
+
+
+async def test_a_region_of_any_name_can_be_explained(start: Start) -> None:
+    async with gateways("westeurope") as made, httpx.AsyncClient(timeout=WAIT) as client:
+        text = regions(made).replace('name = "westeurope"', 'name = "Zürich \\"1\\""\nlat = 47.4\nlon = 8.5')
+        run = await start(text + HTTP + 'explain_to = ["127.0.0.0/8"]\n')
+        found = await client.get("http://{}:{}/".format(*run.address()), headers={"X-Lbcore-Explain": "1"})
+        assert 'desc="z\\u00fcrich\\"1\\""' in found.headers["server-timing"] and "x-lbcore-explain" in found.headers
+        assert (await run.metrics())["lbcore_http_exceptions_total"] == {(): 0}
+        run.file("lbcore.toml").write_text(text + HTTP + GATEWAY.replace("westeurope", 'Zürich \\"1\\"') + END)
+        run.signal(signal.SIGHUP)
+        assert "ASCII" in "".join((await run.says("reload-failed"))["errors"])
+
+
+async def test_a_document_that_cannot_be_kept_is_served_at_the_start_all_the_same(start: Start) -> None:
+    document = {"epoch": 1, "sequence": 1, "apis": [{"name": "a", "path": "/a"}]}
+    document["policies"] = {"inbound": [{"policy": "mock-response", "status": 200}]}
+    region = "[[service.regions]]\nname = 'westeurope'\n"
+    kept = GATEWAY + 'configuration = "apis.json"\nkeep = "apis.json"\n'
+    run = await start(region + kept, files={"apis.json": json.dumps(document)})
+    async with httpx.AsyncClient(timeout=WAIT) as client:
+        found = await client.get("http://{}:{}/a".format(*run.address("gateway")))
+    assert (found.status_code, found.headers["x-lbcore-revision"]) == (200, "1.1")
+    assert (await run.metrics())["lbcore_gateway_overloaded_total"] == {(): 0}
+    assert "not kept" in await run.logs("gateway.keep")
+
+
+async def test_a_key_with_a_passphrase_is_refused_by_name_and_asks_nobody(start: Start) -> None:
+    made = trustme.CA().issue_cert("localhost")
+    key = load_pem_private_key(made.private_key_pem.bytes(), None)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")).decode()
+    text = "[[service.regions]]\nname = 'westeurope'\n" + HTTP + 'listen_tls = "127.0.0.1:0"\ncertificate = "c.pem"\nkey = "k.pem"\n'
+    run = await start(text, serves=False, files={"c.pem": made.cert_chain_pems[0].bytes().decode(), "k.pem": secret})
+    assert await run.ended() == 2
+    assert "k.pem" in "".join(run.lines)

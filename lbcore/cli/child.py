@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import socket
 import sys
 import time
@@ -82,8 +82,9 @@ class Child:
 
     def kill(self) -> None:
         """End it at once."""
-        if self._process is not None and self._process.returncode is None:
-            os.kill(self.pid, 9)
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its number may be another one's
+                self._process.kill()
 
     @property
     def words(self) -> str:

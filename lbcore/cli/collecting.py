@@ -56,6 +56,7 @@ class RunCollector(Collector):
         yield gauge("lbcore_gateway_capacity_percent", "How full the units were in the last minute", ("region", "of"), percent)
         advised = {(region,): max(advice, default=0.0)}
         yield gauge("lbcore_scale_advice", "2: add units now, 1: plan for it, 0: neither", ("region",), advised)
+        yield counter("lbcore_gateway_overloaded", "Calls for which the units had no room", (), {(): book.count("overloaded")})
         found = crew.documents.configuration if crew.documents is not None else None
         if found is not None:
             revision = {(str(found.epoch),): found.sequence}

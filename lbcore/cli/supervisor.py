@@ -115,6 +115,8 @@ class Supervisor:
             for role in roles:
                 crews[role] = self._crew(role, settings, before.get(role))
                 undo.callback(_close, crews[role], before.get(role))
+                if (shared := crews[role].shared) is not None:
+                    undo.callback(shared.close)
             made = Generation(settings, table, crews, self._tell, self._fail, self._deaths)
             undo.pop_all()
         try:

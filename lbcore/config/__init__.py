@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from lbcore import detect
 from lbcore._prefix import PrefixMap
-from lbcore.errors import ConfigError, Violation, nearest
+from lbcore.errors import ConfigError, Violation, nearest, shown
 from lbcore.region import Region, canonical, catalogue
 from lbcore.sense.geo import GeoIP
 from lbcore.sense.monitor import Monitor
@@ -232,17 +232,17 @@ def _problem(where: Where, kind: str, value: object) -> Problem:
         return _unknown(where, at, value)
     while at not in EXPECTED:  # inside a value, say a key of a table that may hold any
         at = at[:-1]
-    return where, _shown(value), EXPECTED[at], None
+    return where, shown(value), EXPECTED[at], None
 
 
 def _unknown(where: Where, at: tuple[str, ...], value: object) -> Problem:
     parent, key = at[:-1], at[-1]
     if key in NOT_YET.get(parent, ()):
-        return where, _shown(value), "no such key: it belongs to the multi-region service, which this version does not have", None
+        return where, shown(value), "no such key: it belongs to the multi-region service, which this version does not have", None
     known = [path[-1] for path in EXPECTED if path[:-1] == parent]
     renamed = RENAMED.get(key)
     near = renamed if renamed in known else next(iter(nearest(key, known)), None)
-    return where, _shown(value), "a known key" if near else f"one of the keys {', '.join(sorted(known))}", near
+    return where, shown(value), "a known key" if near else f"one of the keys {', '.join(sorted(known))}", near
 
 
 def _place_in(data: Any, where: Where) -> list[int]:
@@ -256,15 +256,6 @@ def _place_in(data: Any, where: Where) -> list[int]:
             place.append(part if isinstance(part, int) else 0)
             data = data[part] if isinstance(data, list) and isinstance(part, int) else None
     return place
-
-
-def _shown(value: object) -> object:
-    """Shorten what would fill the screen."""
-    if isinstance(value, Mapping):
-        return f"a table of {len(value)}"
-    if isinstance(value, list | str) and len(repr(value)) > 100:
-        return repr(value)[:97] + "..."
-    return value
 
 
 def _dotted(where: Where) -> str:
@@ -316,7 +307,7 @@ def _zone_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     section = _at(data, "dns")
     if isinstance(section, Mapping) and section.get("zones"):
         for key in section.keys() & {"zone", "name", *ZoneSection.model_fields}:
-            yield ("dns", key), _shown(section[key]), "no such key beside [[dns.zones]]: each zone has its own", None
+            yield ("dns", key), shown(section[key]), "no such key beside [[dns.zones]]: each zone has its own", None
 
 
 def _entry_problems(where: Where, entry: Mapping[str, Any], first: dict[str, Where], spoilt: set[Where]) -> Iterator[Problem]:
@@ -363,7 +354,7 @@ def _converted(settings: Mapping[str, Any], folder: Path) -> Iterator[tuple[str,
 
 def _monitor_problem(violation: Violation) -> Problem:
     key = MONITOR_KEYS[violation.where.removeprefix("monitor.")]
-    return (*MONITOR, key), _shown(violation.value), violation.expected, violation.nearest
+    return (*MONITOR, key), shown(violation.value), violation.expected, violation.nearest
 
 
 def _detector_settings(kind: str, settings: Mapping[str, Any], monitor: Monitor) -> dict[str, Any]:
@@ -384,7 +375,7 @@ def _detector_problems(data: Mapping[str, Any], spoilt: set[Where], monitor: Mon
     try:
         detect.load(kind, **_detector_settings(kind, settings, monitor))
     except Exception as error:  # a plug-in may raise anything
-        yield ("detector", "settings"), _shown(settings), f"settings that detector {kind!r} takes ({error})", None
+        yield ("detector", "settings"), shown(settings), f"settings that detector {kind!r} takes ({error})", None
 
 
 def _database_problems(data: Mapping[str, Any], spoilt: set[Where], folder: Path) -> Iterator[Problem]:

@@ -51,6 +51,8 @@ def problems(document: Document, folder: Path) -> Iterator[Problem]:
 def _served(section: Served, table: str, folder: Path) -> Iterator[Problem]:
     if not section.listen and not section.listen_tls:
         yield (table, "listen"), [], "at least one address, here or in listen_tls", None
+    if section.access_log and not (folder / section.access_log).parent.is_dir():
+        yield (table, "access_log"), section.access_log, "a file in a folder that exists", None
     for key in ("certificate", "key"):
         name = getattr(section, key)
         if section.listen_tls and not name:
@@ -73,6 +75,9 @@ def _twice(document: Document) -> Iterator[Problem]:
             before = first.setdefault(address, where)
             if before != where and address[1]:
                 yield (ROLES[role], key, number), f"{address[0]}:{address[1]}", f"an address of its own; {before} has this one", None
+    metrics = document.run.metrics
+    if metrics and (address := split_listen(metrics)) in first and address[1]:
+        yield ("run", "metrics"), metrics, f"an address of its own; {first[address]} has this one", None
 
 
 def _affinity(document: Document, folder: Path) -> Iterator[Problem]:
@@ -93,6 +98,8 @@ def _gateway(document: Document, folder: Path) -> Iterator[Problem]:
     if canonical(section.region) not in names:
         near = nearest(canonical(section.region), names)
         yield ("gateway", "region"), section.region, f"one of the regions {', '.join(names)}", near[0] if near else None
+    elif not (section.region.isascii() and section.region.isprintable()):
+        yield ("gateway", "region"), section.region, "a name in ASCII, which X-Lbcore-Region can say", None
     if section.configuration:
         yield from _missing(("gateway", "configuration"), section.configuration, folder)
 

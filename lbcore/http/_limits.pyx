@@ -7,7 +7,8 @@
 
 A key's entry is claimed by its hash first and counts from then on. Two processes that claim one at the same moment may take different
 entries; whoever publishes looks for another one before and takes over what it counted. So a process that stops at any point holds up
-nobody, and one that is killed leaves at most one entry unused.
+nobody, and one that is killed leaves at most one entry unused. One that is stopped in the middle of claiming or merging a new entry may
+lose or repeat the count of that moment.
 Everything about time is in whole milliseconds of the clock that the callers share.
 """
 cimport cython

@@ -32,7 +32,14 @@ class Certificates:
         content = self._certificate.read_bytes() + self._key.read_bytes()
         if content == self._read:
             return False
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)  # a trial: a failure would leave half of it
-        self.context.load_cert_chain(self._certificate, self._key)
+        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # a trial: a failure would leave half of it
+        self._load(self.context)
         self._read = content
         return True
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        try:
+            context.load_cert_chain(self._certificate, self._key, password="")  # or OpenSSL would ask at the terminal, and wait
+        except ssl.SSLError as error:
+            error.filename = f"{self._certificate}, {self._key}"
+            raise

@@ -10,6 +10,7 @@ cdef class Forwarder:
     cdef public dict upstreams
     cdef public bint draining
     cdef object _servers, _tasks, _sweeper
+    cdef bint _excused
     cpdef opened(self, Inbound inbound)
     cpdef closed(self, Inbound inbound)
     cpdef sweep(self)

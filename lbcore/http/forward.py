@@ -110,6 +110,7 @@ class Forwarder:
         self.heads = Heads(trusted, name)
         self.clock = clock
         self.now = clock()  # as of the last sweep
+        self._excused = False
         self.loop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
         self.inbounds: set[Inbound] = set()
@@ -178,7 +179,11 @@ class Forwarder:
     # ---- time
 
     def _sweep(self) -> None:
-        self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+        late = self.clock() - self.now > 2 * SWEEP and not self._excused
+        self._excused = late
+        self._sweeper = self.loop.call_later(SWEEP / 10 if late else SWEEP, self._sweep)
+        if late:
+            return  # this process stood still: what came in meanwhile is read first, and nobody is blamed for that
         try:
             self.sweep()
         except Exception:

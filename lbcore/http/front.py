@@ -16,7 +16,6 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import Any, Self, cast
 
 from lbcore.balancer import LOOK_INTERVAL, TICK_INTERVAL, Change
@@ -30,6 +29,7 @@ from lbcore.http.heads import Trusted
 from lbcore.http.inbound import Inbound
 from lbcore.http.response import ResponseReader
 from lbcore.http.routes import Route, Routes, Ticking
+from lbcore.http.serving import Server
 from lbcore.region import Region
 from lbcore.sense.geo import Client
 
@@ -47,7 +47,7 @@ _SLOWER = 4.0  # times a region's usual time to the first byte, after which a ca
 _Way = tuple[Route, int, tuple[str, ...]]
 
 
-class FrontDoor:
+class FrontDoor(Server):
     """Serve HTTP/1.1 and forward every call to the closest healthy region's gateway.
 
     retries: how many further regions one call may be sent to, >= 0; budget: of retries, None = RetryBudget's defaults
@@ -68,6 +68,8 @@ class FrontDoor:
     Source: RFC 9110 §9.2.2 (what may be repeated), Finagle (budget), Envoy (outlier detection of passive failures).
     """
 
+    PORT = 8080
+
     def __init__(
         self, lb: Ticking, *, retries: int = 2, budget: RetryBudget | None = None, keep_host: bool = False, trusted: Sequence[str] = (),
         explain_to: Sequence[str] = (), affinity: Affinity | None = None, patience: float = 1.0, cut_streams: bool = False,
@@ -80,7 +82,6 @@ class FrontDoor:
         self._affinity, self._cut_streams, self._tls = affinity, cut_streams, tls
         self._explain_to = Trusted(explain_to) if explain_to else None
         self._options: dict[str, Any] = {"trusted": trusted, "limits": limits, "timeouts": timeouts, "name": name, "clock": lb.clock}
-        self._engine: Forwarder | None = None
         self._routes: Routes
         self._explorer: Explorer
         self._undeposited = 0
@@ -89,18 +90,6 @@ class FrontDoor:
         self._unfollow: Callable[[], object] = lambda: None
 
     # ---- run
-
-    @property
-    def engine(self) -> Forwarder:
-        """Give the engine; RuntimeError outside `async with`."""
-        if self._engine is None:
-            raise RuntimeError("the front door is closed: use it inside `async with`")
-        return self._engine
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """Give what was counted: requests, refused, retries, failed_<cause>, budget_exhausted, moved, explored..."""
-        return dict(self._counters + (self._engine.counters if self._engine else Counter()))
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -112,22 +101,6 @@ class FrontDoor:
         if self._lb.shared:
             self._engine.keep(loop.create_task(self._repeating(lambda late: self._lb.look(), LOOK_INTERVAL)))
         return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-    async def listen(self, host: str = "127.0.0.1", port: int = 8080, **options: Any) -> tuple[str, int]:
-        """Accept clients on one more address and give it; options as Forwarder.listen (tls, sock, proxy_protocol...)."""
-        return await self.engine.listen(host, port, **options)
-
-    async def serve(self, host: str = "127.0.0.1", port: int = 8080, *, grace: float = 5.0, **options: Any) -> None:
-        """Serve until cancelled; then calls under way have `grace` seconds."""
-        async with self:
-            await self.listen(host, port, **options)
-            try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                await self.close(grace)
 
     async def close(self, grace: float = 0.0) -> None:
         """Accept nobody new, wait `grace` seconds for calls under way, close."""
@@ -233,7 +206,8 @@ class FrontDoor:
 
     def _explanation(self, call: Call, route: Route) -> bytes:
         waited, took = (call.sent_at - call.begun_at) * 1000.0, (call.head_at - call.sent_at) * 1000.0
-        text = f'Server-Timing: lbcore;dur={max(0.0, waited):.3f}, gateway;dur={max(0.0, took):.3f};desc="{route.region.name}"\r\n'
+        name = json.dumps(route.region.name)  # ASCII, quoted
+        text = f"Server-Timing: lbcore;dur={max(0.0, waited):.3f}, gateway;dur={max(0.0, took):.3f};desc={name}\r\n"
         if call.request.field(b"x-lbcore-explain") is not None:
             text += f"X-Lbcore-Explain: {json.dumps(self._lb.explain(call.client or None).as_dict(), separators=(',', ':'))}\r\n"
         return text.encode("ascii")

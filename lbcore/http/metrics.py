@@ -147,6 +147,10 @@ class Book:
                 total = [*map(int.__add__, total, words)]
             return total
 
+    def count(self, name: str) -> int:
+        """Give the sum of one of COUNTERS."""
+        return self.words()[_COPIES + COUNTERS.index(name)]
+
     def gauge(self, name: str) -> list[float]:
         """Give a gauge's value for each living worker."""
         place = _GAUGES + GAUGES.index(name)

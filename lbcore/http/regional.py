@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import ssl
@@ -25,6 +26,8 @@ from lbcore.http.policies import KeySets
 from lbcore.http.workers import HttpWorker
 
 __all__ = ["CountedGateway", "Documents", "GatewayWorker", "SharedCounts", "options", "shared_limits"]
+
+logger = logging.getLogger(__name__)
 
 ENTRIES = 65_536  # keys of rate limits at once
 
@@ -121,15 +124,27 @@ class Documents:
         assert section is not None
         self._file = settings.folder / section.configuration if section.configuration else None
         folder = settings.folder / section.keep if section.keep and keep else None
-        self._trial = Gateway(**options(settings, limits), keep=folder)
+        self._options = options(settings, limits)
+        self._trial = Gateway(**self._options, keep=folder)
         self._regions = [region.name for region in settings.regions]
 
     def read(self) -> None:
-        """Take the file as it is now; ConfigError with all that is wrong, StaleRevisionError for an older one, OSError: nothing changes."""
+        """Take the file as it is now; ConfigError with all that is wrong, StaleRevisionError for an older one, OSError: nothing changes.
+
+        The first one is served by even where it cannot be kept.
+        """
         if self._file is None:
             return
         try:
-            self._trial.apply(Configuration.from_file(self._file, regions=self._regions))
+            found = Configuration.from_file(self._file, regions=self._regions)
+            try:
+                self._trial.apply(found)
+            except OSError as error:
+                if self.configuration is not None:
+                    raise
+                logger.error("gateway.keep: revision %s is served and not kept: %s", found.revision, error)
+                self._trial = Gateway(**self._options)
+                self._trial.apply(found)
         except ConfigError as error:
             raise ConfigError(replace(each, where=f"{self._file}: {each.where}") for each in error.violations) from None
 

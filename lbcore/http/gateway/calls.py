@@ -30,7 +30,7 @@ from lbcore.sense.monitor import STATUS_PATH
 __all__ = ["Calls", "Visit"]
 
 _STATUS = STATUS_PATH.encode()
-_OURS = b"x-lbcore-re"  # X-Lbcore-Region, X-Lbcore-Revision
+_OURS = frozenset((b"x-lbcore-region", b"x-lbcore-gateway", b"x-lbcore-revision"))  # 15 to 17 letters
 _CAUSES = {400: "bad-request", 404: "not-found", 405: "method-not-allowed"}
 _JSON: Sequence[Field] = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
 
@@ -266,8 +266,8 @@ class Calls:
             if following is not None:
                 return following
         for field in head.fields:
-            if len(field[0]) in (15, 17) and field[0].lower().startswith(_OURS):
-                head.fields = [field for field in head.fields if not field[0].lower().startswith(_OURS)]  # another gateway's, behind this
+            if 15 <= len(field[0]) <= 17 and field[0].lower() in _OURS:
+                head.fields = [field for field in head.fields if field[0].lower() not in _OURS]  # another gateway's, behind this
                 break
         instead = cast(Entrance, visit.entrance).pipeline.outbound(visit, head)
         if self._explain_to is not None and call.request.field(b"x-lbcore-explain") is not None and call.client in self._explain_to:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lbcore.errors import ConfigError, Violation, nearest
+from lbcore.errors import ConfigError, Violation, nearest, shown
 from lbcore.http.gateway.document import ApiEntry, BackendEntry, Document, OperationEntry, Section
 from lbcore.http.gateway.router import ANY, base, split_template
 from lbcore.http.message import SPECIAL_OF_REQUEST
@@ -69,7 +69,7 @@ class Configuration:
         violations: list[Violation] = []
         plain = _plain(document, "", violations, 0)
         if violations or not isinstance(plain, dict):
-            raise _error(violations or [Violation(_WHOLE, _shown(document), "a table")])
+            raise _error(violations or [Violation(_WHOLE, shown(document), "a table")])
         written = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         if len(written) > MOST_BYTES:
             raise _error([Violation(_WHOLE, f"{len(written)} bytes as JSON", f"at most {MOST_BYTES}")])
@@ -82,7 +82,7 @@ class Configuration:
         try:
             document = json.loads(_text(data), object_pairs_hook=lambda pairs: _table(pairs, twice))
         except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
-            raise _error([Violation(_WHOLE, _shown(data[:100]), f"JSON ({str(error) or 'nested too deeply'})")]) from None
+            raise _error([Violation(_WHOLE, shown(data[:100]), f"JSON ({str(error) or 'nested too deeply'})")]) from None
         if twice:
             raise _error([Violation(_WHOLE, key, "a key that stands once in its table") for key in twice])
         return cls.from_mapping(document, regions=regions)
@@ -93,7 +93,7 @@ class Configuration:
         try:
             document = tomllib.loads(_text(data))
         except (ValueError, RecursionError) as error:
-            raise _error([Violation(_WHOLE, _shown(data[:100]), f"TOML ({str(error) or 'nested too deeply'})")]) from None
+            raise _error([Violation(_WHOLE, shown(data[:100]), f"TOML ({str(error) or 'nested too deeply'})")]) from None
         return cls.from_mapping(document, regions=regions)
 
     @classmethod
@@ -121,12 +121,12 @@ def _table(pairs: Sequence[tuple[str, object]], twice: list[str]) -> dict[str, o
 def _plain(value: object, where: str, violations: list[Violation], depth: int) -> Any:
     """Give a value in JSON's types; what has no place in JSON becomes a violation. 1.0 is 1, as RFC 8785 has it."""
     if depth > _DEEPEST:
-        violations.append(Violation(where, _shown(value), f"tables nested at most {_DEEPEST} deep"))
+        violations.append(Violation(where, shown(value), f"tables nested at most {_DEEPEST} deep"))
         return None
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str) or not _is_text(key):
-                violations.append(Violation(where or _WHOLE, _shown(key), "keys that are text"))
+                violations.append(Violation(where or _WHOLE, shown(key), "keys that are text"))
         return {str(key): _plain(each, f"{where}.{key}" if where else str(key), violations, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each, f"{where}[{number}]", violations, depth + 1) for number, each in enumerate(value)]
@@ -135,7 +135,7 @@ def _plain(value: object, where: str, violations: list[Violation], depth: int) -
     if value is None or isinstance(value, bool) or isinstance(value, int) and abs(value) < 2**63:
         return value
     if not isinstance(value, str) or not _is_text(value):
-        violations.append(Violation(where or _WHOLE, _shown(value), "JSON: text, a number, true, false, null, a list or a table"))
+        violations.append(Violation(where or _WHOLE, shown(value), "JSON: text, a number, true, false, null, a list or a table"))
     return value
 
 
@@ -192,7 +192,7 @@ class _Reader:
         return policies
 
     def _wrong(self, where: str, value: object, expected: str, near: str | None = None) -> None:
-        self._violations.append(Violation(where, _shown(value), expected, near))
+        self._violations.append(Violation(where, shown(value), expected, near))
 
     def _once(self, entries: Iterable[tuple[str, Any]], what: str) -> None:
         """Let every value stand once. entries: where, value."""
@@ -321,8 +321,8 @@ def _violation(model: type[BaseModel], where: str, found: Any) -> Violation:
             known = [*here.model_fields]
     if found["type"] == "extra_forbidden":
         near = next(iter(nearest(str(found["loc"][-1]), known)), None)
-        return Violation(at, _shown(found["input"]), "a known key" if near else f"one of the keys {', '.join(sorted(known))}", near)
-    return Violation(at, None if found["type"] == "missing" else _shown(found["input"]), expected)
+        return Violation(at, shown(found["input"]), "a known key" if near else f"one of the keys {', '.join(sorted(known))}", near)
+    return Violation(at, None if found["type"] == "missing" else shown(found["input"]), expected)
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:
@@ -337,15 +337,6 @@ def _joined(where: str, parts: Sequence[str | int]) -> str:
     for part in parts:
         text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{part}"
     return text or _WHOLE
-
-
-def _shown(value: object) -> object:
-    """Shorten what would fill the screen."""
-    if isinstance(value, Mapping):
-        return f"a table of {len(value)}"
-    if isinstance(value, list | tuple | str | bytes) and len(value) > 100 or len(repr(value)) > 100:
-        return repr(value[:100] if isinstance(value, list | tuple | str | bytes) else value)[:97] + "..."
-    return value
 
 
 def _error(violations: Sequence[Violation]) -> ConfigError:

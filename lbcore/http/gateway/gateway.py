@@ -10,9 +10,7 @@ import logging
 import os
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, cast
 
 from lbcore.balancer import TICK_INTERVAL
@@ -27,6 +25,7 @@ from lbcore.http.gateway.kept import Kept
 from lbcore.http.gateway.revision import Revision, StaleRevisionError, head_lines
 from lbcore.http.gateway.units import Units
 from lbcore.http.policies import Deployment, KeySets, Site
+from lbcore.http.serving import Server
 from lbcore.region import canonical
 
 __all__ = ["Gateway"]
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 _NONE = "none"  # the revision, before there is one
 
 
-class Gateway(Calls):
+class Gateway(Calls, Server):
     """Serve HTTP/1.1 by a configuration of APIs and policies, in one region.
 
     region: its name; service, gateway: names that policies and the status path tell
@@ -55,6 +54,8 @@ class Gateway(Calls):
     Use it as `async with Gateway("westeurope") as gateway: gateway.apply(document); await gateway.listen("127.0.0.1", 8081)`.
     Not synchronised between regions: rate limits, health of backends, units. Every region's gateway has its own.
     """
+
+    PORT = 8081
 
     def __init__(
         self, region: str, *, service: str = "lbcore", gateway: str = "", units: Units | None = None,
@@ -79,7 +80,6 @@ class Gateway(Calls):
         self._options: dict[str, Any] = {
             "trusted": trusted, "limits": max_size, "timeouts": timeouts, "name": name or f"lbcore-{self.region}", "clock": clock
         }  # fmt: skip
-        self._engine: Forwarder | None = None
         self._old: set[Revision] = set()  # that calls still hold
         self._updating = asyncio.Lock()
         self._disabled = self._draining = False
@@ -100,18 +100,6 @@ class Gateway(Calls):
 
     # ---- run
 
-    @property
-    def engine(self) -> Forwarder:
-        """Give the engine; RuntimeError outside `async with`."""
-        if self._engine is None:
-            raise RuntimeError("the gateway is closed: use it inside `async with`")
-        return self._engine
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """Give what was counted: requests, refused, retries, failed_<cause>, overloaded, missed_<status>, revisions..."""
-        return dict(self._counters + (self._engine.counters if self._engine else Counter()))
-
     async def __aenter__(self) -> Self:
         self._engine = Forwarder(self, **self._options)
         self._engine.heads.lines = self.lines
@@ -120,22 +108,6 @@ class Gateway(Calls):
         self._draining = False
         self._set_shut()
         return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-    async def listen(self, host: str = "127.0.0.1", port: int = 8081, **options: Any) -> tuple[str, int]:
-        """Accept clients on one more address and give it; options as Forwarder.listen (tls, sock, proxy_protocol...)."""
-        return await self.engine.listen(host, port, **options)
-
-    async def serve(self, host: str = "127.0.0.1", port: int = 8081, *, grace: float = 5.0, **options: Any) -> None:
-        """Serve until cancelled; then calls under way have `grace` seconds."""
-        async with self:
-            await self.listen(host, port, **options)
-            try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                await self.close(grace)
 
     async def close(self, grace: float = 0.0) -> None:
         """Accept nobody new, wait `grace` seconds for calls under way, close."""

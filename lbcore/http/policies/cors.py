@@ -41,7 +41,7 @@ class Cors(Policy):
     """Answer preflight requests, and say on every response whether its page may read it. What the backend says of that is left out.
 
     origins: exact, or ["*"]; methods, headers: what may be sent, "*" = any; expose: response headers that pages may read
-    credentials: cookies and authorization may be sent; not together with a "*" anywhere
+    credentials: cookies and authorization may be sent; not together with a "*" anywhere, nor the origin "null", which any page can have
     max_age: seconds that browsers may remember a preflight
     Of several that a call meets the first decides, which is the global one.
     A preflight of another origin, method or header is answered with 403; any other call passes, and the browser shows its page nothing.
@@ -61,8 +61,8 @@ class Cors(Policy):
 
     @model_validator(mode="after")
     def _no_secrets_for_everybody(self) -> Self:
-        if self.credentials and "*" in (*self.origins, *self.methods, *self.headers, *self.expose):
-            raise ValueError('credentials only for origins, methods and headers by name, without "*"')
+        if self.credentials and not {"*", "null"}.isdisjoint((*self.origins, *self.methods, *self.headers, *self.expose)):
+            raise ValueError('credentials only for origins, methods and headers by name, without "*" and "null"')
         return self
 
     def prepare(self, site: Site) -> Step:

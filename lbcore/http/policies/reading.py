@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lbcore.errors import Violation, nearest
+from lbcore.errors import Violation, nearest, shown
 from lbcore.http.policies.kinds import broken, registry
 from lbcore.http.policies.policy import SECTIONS, Policy
 
@@ -31,19 +31,19 @@ def read_policies(document: object, where: str = "policies") -> tuple[Policies, 
     A policy with a violation is left out of the result.
     """
     if not isinstance(document, Mapping):
-        return Policies(), [Violation(where, _shown(document), f"a table of {', '.join(SECTIONS)}")]
+        return Policies(), [Violation(where, shown(document), f"a table of {', '.join(SECTIONS)}")]
     violations: list[Violation] = []
     for key in document:
         if key not in SECTIONS:
             near = next(iter(nearest(str(key), SECTIONS)), None)
-            violations.append(Violation(f"{where}.{key}", _shown(document[key]), f"one of {', '.join(SECTIONS)}", near))
+            violations.append(Violation(f"{where}.{key}", shown(document[key]), f"one of {', '.join(SECTIONS)}", near))
     read = {section: tuple(_section(document.get(section, []), section, f"{where}.{section}", violations)) for section in SECTIONS}
     return Policies(**read), violations
 
 
 def _section(entries: object, section: str, where: str, violations: list[Violation]) -> Iterator[tuple[str, Policy]]:
     if not isinstance(entries, list | tuple):
-        violations.append(Violation(where, _shown(entries), "a list of tables, each with the key policy"))
+        violations.append(Violation(where, shown(entries), "a list of tables, each with the key policy"))
         return
     for number, entry in enumerate(entries):
         at = f"{where}[{number}]"
@@ -61,7 +61,7 @@ def _kind(entry: object, section: str, at: str) -> type[Policy] | Violation:
     known = registry()
     here = sorted(kind for kind, policy in known.items() if section in policy.sections)
     if not isinstance(entry, Mapping):
-        return Violation(at, _shown(entry), "a table with the key policy")
+        return Violation(at, shown(entry), "a table with the key policy")
     kind = entry.get("policy")
     if isinstance(kind, str) and kind in known:
         if section in known[kind].sections:
@@ -70,7 +70,7 @@ def _kind(entry: object, section: str, at: str) -> type[Policy] | Violation:
     if isinstance(kind, str) and kind in broken():
         return Violation(f"{at}.policy", kind, f"a policy that can be loaded ({broken()[kind]})")
     near = next(iter(nearest(kind, known)), None) if isinstance(kind, str) else None
-    return Violation(f"{at}.policy", _shown(kind), f"one of {', '.join(here)}", near)
+    return Violation(f"{at}.policy", shown(kind), f"one of {', '.join(here)}", near)
 
 
 def _violation(policy: type[Policy], at: str, found: Any) -> Violation:
@@ -80,22 +80,15 @@ def _violation(policy: type[Policy], at: str, found: Any) -> Violation:
     if found["type"] == "extra_forbidden" and len(found["loc"]) == 1:
         known = ["policy", *policy.model_fields]
         near = next(iter(nearest(key, known)), None)
-        return Violation(where, _shown(found["input"]), "a known key" if near else f"one of the keys {', '.join(sorted(known))}", near)
+        return Violation(where, shown(found["input"]), "a known key" if near else f"one of the keys {', '.join(sorted(known))}", near)
     if found["type"] == "value_error":  # said by a validator of ours
         error = found["ctx"]["error"]
-        return Violation(where, _shown(found["input"]), str(error), getattr(error, "nearest", None))
+        return Violation(where, shown(found["input"]), str(error), getattr(error, "nearest", None))
     expected = (field.description if field else None) or found["msg"]
-    return Violation(where, None if found["type"] == "missing" else _shown(found["input"]), expected)
+    return Violation(where, None if found["type"] == "missing" else shown(found["input"]), expected)
 
 
 def _dotted(where: tuple[str | int, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
 
 
-def _shown(value: object) -> object:
-    """Shorten what would fill the screen."""
-    if isinstance(value, Mapping):
-        return f"a table of {len(value)}"
-    if isinstance(value, list | str) and len(repr(value)) > 100:
-        return repr(value)[:97] + "..."
-    return value
