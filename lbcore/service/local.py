@@ -40,7 +40,8 @@ class Local:
     source: file with their configuration, where there is no primary
     port: of every gateway, on the region's own address, 0 = any that is free;  grace: seconds for calls under way when one stops
     limit: seconds to wait for a process;  interval: seconds between two looks of a gateway at its configuration
-    options: of every gateway's process, such as `follow`: see local_gateway
+    options: of every gateway's process, such as `follow`, or `trusted` (networks of front doors, default those on this machine): see
+        local_gateway
     """
 
     def __init__(

@@ -32,6 +32,7 @@ __all__ = ["READY", "main", "serve"]
 logger = logging.getLogger(__name__)
 
 READY = b" ready"  # follows the process's number in the lock file
+NEAR = ("127.0.0.0/8",)  # whoever comes to a loopback address is on this machine: its front door is believed about its clients
 
 Settings = Mapping[str, Any]
 Following = Callable[[Gateway, Settings], Awaitable[None]]
@@ -120,7 +121,8 @@ async def serve(path: Path, ready: Callable[[], object] = lambda: None) -> None:
     told: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.put_nowait, number)
-    async with Gateway(settings["region"], service=settings["service"], units=Units(settings["units"]), keep=settings["keep"]) as gateway:
+    options = {"units": Units(settings["units"]), "keep": settings["keep"], "trusted": settings.get("trusted", NEAR)}
+    async with Gateway(settings["region"], service=settings["service"], **options) as gateway:
         places = Places(gateway)
         await _apply(gateway, places, settings)
         async with _brought(gateway, settings):
