@@ -210,8 +210,8 @@ interval_in_seconds = 5
 timeout_in_seconds = 7
 [detector]
 kind = "consecutiv"
-[sync]
-interval_seconds = 10.0
+[fleet]
+url = "x"
 """
 
 
@@ -248,7 +248,7 @@ def test_ten_mistakes_are_all_reported_with_file_key_value_expectation_and_neare
         ("service.regions[2].lat", 95, None),
         ("traffic_manager.monitor.timeout_in_seconds", 7, None),
         ("detector.kind", "consecutiv", "consecutive"),
-        ("sync", "a table of 1", None),
+        ("fleet", "a table of 1", None),
     ]
     lines = str(caught.value).splitlines()
     assert len(lines) == 11

@@ -1,7 +1,7 @@
 """lbcore.toml -> Settings; everything that is wrong with a file is reported at once, each with file, key and what was expected.
 
 Pydantic checks the shape (`schema`); what it cannot say (regions named twice, the monitor's grid, a detector's settings) is asked of
-the modules that own those rules, so that no rule stands twice. Keys of the multi-region service (`[sync]`, `[management]`, `[fleet]`,
+the modules that own those rules, so that no rule stands twice. Keys of the multi-region service (`[management]`, `[fleet]`,
 zones, tiers) are refused by name: a setting that is accepted and does nothing would be a lie.
 """
 
@@ -30,7 +30,8 @@ try:
 except ImportError as error:
     raise ImportError("lbcore.toml needs pydantic, which is not installed: pip install 'lbcore[cli]'", name="pydantic") from error
 
-from lbcore.config import profiles, roles
+from lbcore.config import following, profiles, roles
+from lbcore.config.following import Following
 from lbcore.config.schema import Document, RegionEntry, ZoneSection, split_listen
 
 __all__ = ["Document", "Settings", "load", "parse", "read", "split_listen"]
@@ -47,7 +48,7 @@ MONITOR_SETTINGS = {
 } | {name: name for name in ALIKE}  # fmt: skip
 MONITOR_KEYS = {setting: key for key, setting in MONITOR_SETTINGS.items()}
 NOT_YET = {
-    (): ("sync", "management", "fleet"),
+    (): ("management", "fleet"),
     ("service",): ("tier", "virtual_network_type", "max_units_per_location"),
     ("service", "primary"): ("zones", "virtual_network"),
     ("service", "regions"): ("zones", "virtual_network"),
@@ -85,6 +86,8 @@ class Settings:
 
     def balancer_options(self) -> dict[str, Any]:
         """Give the keyword arguments for Balancer, a new detector among them; ValueError or OSError for a database that cannot be used."""
+        if not self.regions:
+            raise ConfigError([Violation(f"{self.name}: service.regions", None, "regions, which the primary of [sync] tells `lbcore run`")])
         latency = self.document.latency
         return {
             "regions": self.regions, "locate": self._locate(), "detector": self.detector(),
@@ -103,6 +106,11 @@ class Settings:
     def roles(self) -> tuple[str, ...]:
         """Give what the file asks this node to do: of front-door, gateway and dns, those whose table it has."""
         return roles.roles(self.document)
+
+    @property
+    def following(self) -> Following | None:
+        """Give whom this node follows, None = nobody: the file says all there is."""
+        return following.following(self.document, self.folder)
 
     def zone_options(self) -> list[dict[str, Any]]:
         """Give the keyword arguments for each dns.Zone, but `names`: steered names and the name of the profile of each, "" = the service's.
@@ -196,7 +204,7 @@ def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()
     problems += found
     problems += [*_detector_problems(data, spoilt, monitor), *_database_problems(data, spoilt, folder), *_zone_problems(data)]
     if document is not None:
-        problems += [*profiles.problems(document), *roles.problems(document, folder)]
+        problems += [*profiles.problems(document), *roles.problems(document, folder), *following.problems(document, folder)]
     if problems or document is None:
         problems.sort(key=lambda problem: _place_in(data, problem[0]))
         raise ConfigError(Violation(f"{name}: {_dotted(where)}", value, expected, near) for where, value, expected, near in problems)
@@ -298,7 +306,8 @@ def _regions(data: Mapping[str, Any], spoilt: set[Where]) -> tuple[list[Region],
         problems += _entry_problems(where, entry, first, spoilt)
         if not problems and not spoilt:
             regions.append(Region(**RegionEntry(**entry).model_dump() | {"addresses": tuple(entry.get("addresses", ()))}))
-    if not tables and ("service",) not in spoilt and ("service", "regions") not in spoilt:
+    followed = isinstance(_at(data, "sync"), Mapping)  # then they come from the primary
+    if not tables and not followed and ("service",) not in spoilt and ("service", "regions") not in spoilt:
         problems.append((("service", "regions"), listed, "at least one table [[service.regions]]", None))
     return regions, problems
 

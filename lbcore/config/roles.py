@@ -95,7 +95,7 @@ def _gateway(document: Document, folder: Path) -> Iterator[Problem]:
     if section is None:
         return
     names = [canonical(region.name) for region in _regions(document)]
-    if canonical(section.region) not in names:
+    if canonical(section.region) not in names and (names or document.sync is None):
         near = nearest(canonical(section.region), names)
         yield ("gateway", "region"), section.region, f"one of the regions {', '.join(names)}", near[0] if near else None
     elif not (section.region.isascii() and section.region.isprintable()):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from lbcore.config.fields import Address, HostName, Listens, MaybeListen, Network, OneOrMore, Section, split_listen
+from lbcore.config.following import Sync
 from lbcore.config.serving import Gateway, Http, Run
 from lbcore.sense.monitor import URL_FORM, Monitor, Target
 
@@ -233,4 +234,5 @@ class Document(Section):
     dns: Dns = Field(default_factory=Dns, description="a table")
     http: Http = Field(default_factory=Http, description="a table")
     gateway: Gateway | None = Field(default=None, description="a table")
+    sync: Sync | None = Field(default=None, description="a table")
     run: Run = Field(default_factory=Run, description="a table")
