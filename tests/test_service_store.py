@@ -315,8 +315,8 @@ def test_a_fenced_primary_reads_and_writes_nothing_more(store: Store) -> None:
 
 def test_tokens_are_kept_by_their_hash(store: Store, clock: Clock, tmp_path: Path) -> None:
     made = store.tokens.add("t1", "ann's <b>laptop</b>", "operator", b"\x01" * 32, who="root", expires=2000.0)
-    assert store.tokens.find(b"\x01" * 32) == made
-    assert store.tokens.find(b"\x02" * 32) is None
+    assert store.tokens.find("t1") == (made, b"\x01" * 32)
+    assert store.tokens.find("t2") is None
     for id, role, digest in (("t1", "reader", b"x"), ("t2", "reader", b"\x01" * 32), ("t3", "root", b"y")):
         with pytest.raises(ServiceError, match="InvalidProperty"):
             store.tokens.add(id, "n", role, digest, who="root")

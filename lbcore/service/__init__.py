@@ -9,6 +9,7 @@
     provisioning  who makes regions run: local (its process: local_gateway), external, manual
     configuration   what gateways serve by: the protocol    primary, remote  it over the store, over HTTP;  difference: of two
     sync      keeps a gateway at the latest revision
+    tokens    who may speak to it, and as what
     capacity  how much of a region works, how busy it is    traffic_manager   the profile, as the REST API takes and shows it
 
 Of the store: `database` is the file, `schema` its tables, `record` a state as text; `journal`, `revisions`, `logbook` and `tokenrows` are

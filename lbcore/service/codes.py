@@ -72,6 +72,16 @@ STATUS: Mapping[str, int] = MappingProxyType({
     "NameMismatch": 409,
     "InvalidBackup": 400,
     "ReadOnlyProperty": 400,  # V26
+    "InvalidRequest": 400,  # no JSON, or not as the endpoint wants it
+    "AuthenticationFailed": 401,
+    "AuthorizationFailed": 403,
+    "HostNotAllowed": 403,
+    "MethodNotAllowed": 405,
+    "RequestTooLarge": 413,
+    "UnsupportedMediaType": 415,
+    "TooManyAttempts": 429,
+    "NoRegionAvailable": 503,
+    "InternalError": 500,
     "UnplannedChange": 500,  # a provisioner did what no plan said
     "StoreLocked": 503,
     "StoreFull": 507,
@@ -91,7 +101,7 @@ def status_of(error: ServiceError) -> int:
 def exit_code_of(error: ServiceError) -> int:
     """Give the command line's exit code: 2 invalid, 3 conflict, 4 not found, 5 unavailable."""
     status = status_of(error)
-    return {400: 2, 404: 4, 409: 3, 412: 3, 428: 3}.get(status, 5)
+    return {400: 2, 401: 2, 403: 2, 413: 2, 404: 4, 409: 3, 412: 3, 428: 3}.get(status, 5)
 
 
 def refusal(violations: Sequence[Violation]) -> ServiceError:

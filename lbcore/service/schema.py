@@ -40,7 +40,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             epoch INTEGER NOT NULL REFERENCES epoch(epoch), sequence INTEGER NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,
             at REAL NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, PRIMARY KEY (epoch, sequence)) STRICT""",
         """CREATE TABLE token(
-            id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL CHECK (role IN ('reader', 'operator', 'owner')),
+            id TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL CHECK (role IN ('node', 'reader', 'operator', 'owner')),
             hash BLOB NOT NULL UNIQUE, created REAL NOT NULL, expires REAL, used REAL, revoked REAL) STRICT""",
         """CREATE TABLE event(
             id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL, region TEXT NOT NULL,

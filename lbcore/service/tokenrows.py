@@ -35,7 +35,7 @@ class TokenRows:
         self._database, self._clock = database, clock
 
     def add(self, id: str, name: str, role: str, digest: bytes, *, who: str, expires: float | None = None) -> TokenRow:
-        """Add a token by its hash. role: reader, operator or owner; ServiceError InvalidProperty for another, or a token that is there."""
+        """Add a token by its hash. role: of `tokens.ROLES`; ServiceError InvalidProperty for another, or a token that is there."""
         row = TokenRow(id, clean(name), role, self._clock(), expires, None, None)
         with self._database.writing() as connection:
             try:
@@ -44,16 +44,16 @@ class TokenRows:
                     (row.id, row.name, row.role, digest, row.created, row.expires),
                 )
             except sqlite3.IntegrityError:
-                message = f"a token needs an id of its own and role reader, operator or owner; got {ascii(id)[:80]}, {ascii(role)[:80]}"
+                message = f"a token needs an id of its own and a role that exists; got {ascii(id)[:80]}, {ascii(role)[:80]}"
                 raise ServiceError("InvalidProperty", message) from None
             remember(connection, row.created, who, f"create token {id}", "", row.name, "", "")
         return row
 
-    def find(self, digest: bytes) -> TokenRow | None:
-        """Give the token of a hash, also one that expired or was revoked; None for an unknown one."""
+    def find(self, id: str) -> tuple[TokenRow, bytes] | None:
+        """Give a token with its hash, also one that expired or was revoked; None for an unknown one."""
         with self._database.reading() as connection:
-            row = connection.execute(f"SELECT {COLUMNS} FROM token WHERE hash = ?", (digest,)).fetchone()
-        return None if row is None else TokenRow(*row)
+            row = connection.execute(f"SELECT {COLUMNS}, hash FROM token WHERE id = ?", (id,)).fetchone()
+        return None if row is None else (TokenRow(*row[:-1]), bytes(row[-1]))
 
     def all(self) -> list[TokenRow]:
         """Give every token, the oldest first."""
