@@ -108,35 +108,44 @@ def inspect(path: str | os.PathLike[str]) -> Manifest:
 
 def restore(
     store: Store, path: str | os.PathLike[str], *, name: str, tier: str, who: str, why: str = "", allow_expired: bool = False,
-    at_least: int = 0,
+    at_least: int = 0, primary: str = "",
 ) -> Restored:  # fmt: skip
     """Put a backup in the place of what is wanted and of the configurations, all or nothing.
 
     name, tier: of the service that it is for, which must be those of the backup;  at_least: for the epoch, see Revisions.begin_epoch
     What runs is not touched: `plan(state, state.service)` tells what has to be done now.
-    Raises ServiceError BackupExpired, SkuMismatch, NameMismatch (V25), InvalidBackup, OperationInProgress, StoreFromTheFuture.
+    primary: the location that becomes the primary with the epoch `at_least`, see `promotion`: what ran when the backup was made runs
+        now, and a fence of an earlier epoch is lifted;  "" = as it was
+    Raises ServiceError BackupExpired, SkuMismatch, NameMismatch (V25), InvalidBackup, OperationInProgress, Fenced, StoreFromTheFuture.
     """
     with tempfile.TemporaryDirectory(prefix=".restore.", dir=store.database.path.parent) as folder:
         copy = Path(folder, CONTENT)
         manifest = _unpack(Path(path), copy)
         _refuse(manifest, name, tier, store.clock(), allow_expired)
         with contextlib.closing(Database(copy)) as saved, saved.reading() as source:
-            return _restore(store, manifest, source, who, why or f"restore of {Path(path).name}", at_least)
+            return _restore(store, manifest, source, who, why or f"restore of {Path(path).name}", at_least, primary)
 
 
-def _restore(store: Store, manifest: Manifest, source: sqlite3.Connection, who: str, why: str, at_least: int) -> Restored:
+def _restore(
+    store: Store, manifest: Manifest, source: sqlite3.Connection, who: str, why: str, at_least: int, primary: str
+) -> Restored:  # fmt: skip
     wanted = store.read(source)
     if wanted is None:
         raise ServiceError("InvalidBackup", "the backup holds no service")
     with store.database.writing() as connection:
+        if primary and (store.fence_of(connection) or 0) < at_least:
+            store.lift_fence(connection, who, why)
         store.refuse_when_fenced(connection)
         store.refuse_while_busy(connection)
         running, last = store.read(connection), _last(connection)
         epoch = store.revisions.take(connection, source, why, who, at_least)
         connection.execute("DELETE FROM document")
         connection.executemany("INSERT INTO document VALUES (?, ?, ?, ?)", source.execute("SELECT * FROM document"))
-        merged = replace(wanted, states=running.states if running else wanted.states)
-        state = store.write(connection, merged, who, "restore", why, least=wanted.sequence + 1)
+        if primary:
+            merged = replace(wanted, service=wanted.service.led_by(primary))
+        else:
+            merged = replace(wanted, states=running.states if running else wanted.states)
+        state = store.write(connection, merged, who, "promote" if primary else "restore", why, least=wanted.sequence + 1)
     lost = () if last is None else tuple(store.revisions.lost(last))
     return Restored(manifest, state, epoch, store.revisions.latest(), lost)
 

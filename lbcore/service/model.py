@@ -172,6 +172,11 @@ class Service:
             raise ServiceError("CannotRemovePrimary", message, "location")
         return replace(self, additional_locations=tuple(each for each in self.additional_locations if each.name != folded))
 
+    def led_by(self, name: str) -> Service:
+        """Give the service with another primary, the one before beside it; `promotion` alone may ask. ServiceError ResourceNotFound."""
+        first = self.get(name)
+        return replace(self, primary=first, additional_locations=tuple(each for each in self.locations if each is not first))
+
     @property
     def gateway_url(self) -> str:
         """Give the URL that stands for whichever region is the closest."""

@@ -102,7 +102,11 @@ class Revisions:
     def epoch(self) -> int:
         """Give the epoch that new revisions belong to."""
         with self._database.reading() as connection:
-            return _epoch(connection)
+            return self.epoch_of(connection)
+
+    def epoch_of(self, connection: sqlite3.Connection) -> int:
+        """Give it as a transaction sees it."""
+        return _epoch(connection)
 
     def begin_epoch(self, *, why: str, who: str, at_least: int = 0) -> int:
         """Begin a later epoch, in which the latest revision is published again under its sequence; give it.

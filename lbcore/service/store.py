@@ -145,19 +145,17 @@ class Store:
     def fenced(self) -> int | None:
         """Give the epoch of the primary that has taken over, None while this one is it."""
         with self.database.reading() as connection:
-            return _fence(connection)
+            return self.fence_of(connection)
 
     def fence(self, epoch: int, *, who: str, why: str = "") -> None:
         """Refuse every write from now on, for another primary has begun `epoch`; `unfence` ends it (R49)."""
         with self.database.writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('fenced', ?)", (str(max(epoch, _fence(connection) or 0)),))
-            remember(connection, self.clock(), who, f"fence by epoch {epoch}", why, "", "", "")
+            self.set_fence(connection, epoch, who, why)
 
     def unfence(self, *, who: str, why: str = "") -> None:
         """Be the primary again."""
         with self.database.writing() as connection:
-            connection.execute("DELETE FROM meta WHERE key = 'fenced'")
-            remember(connection, self.clock(), who, "unfence", why, "", "", "")
+            self.lift_fence(connection, who, why)
 
     # ===== for the other parts of the store, in a transaction of theirs
 
@@ -186,9 +184,24 @@ class Store:
         row = connection.execute("SELECT etag FROM service").fetchone()
         _match(if_match, row[0] if row else "")
 
+    def set_fence(self, connection: sqlite3.Connection, epoch: int, who: str, why: str) -> None:
+        """Refuse every later write; the latest epoch of all fences counts."""
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('fenced', ?)", (str(max(epoch, self.fence_of(connection) or 0)),))
+        remember(connection, self.clock(), who, f"fence by epoch {epoch}", why, "", "", "")
+
+    def lift_fence(self, connection: sqlite3.Connection, who: str, why: str) -> None:
+        """Take writes again."""
+        if connection.execute("DELETE FROM meta WHERE key = 'fenced'").rowcount:
+            remember(connection, self.clock(), who, "unfence", why, "", "", "")
+
+    def fence_of(self, connection: sqlite3.Connection) -> int | None:
+        """Give the epoch of the primary that has taken over, None while this one is it."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'fenced'").fetchone()
+        return None if row is None else int(row[0])
+
     def refuse_when_fenced(self, connection: sqlite3.Connection) -> None:
         """Raise ServiceError Fenced when another primary has taken over."""
-        if (epoch := _fence(connection)) is not None:
+        if (epoch := self.fence_of(connection)) is not None:
             raise ServiceError("Fenced", f"another primary has taken over with epoch {epoch}; this one is read-only")
 
     def refuse_while_busy(self, connection: sqlite3.Connection) -> None:
@@ -198,11 +211,6 @@ class Store:
             age = max(0.0, self.clock() - row[3])
             message = f"operation {row[0]} ({row[1]}, begun by {row[2]} {age:.0f} s ago) is in progress; wait for it, or cancel it"
             raise ServiceError("OperationInProgress", message, row[0])
-
-
-def _fence(connection: sqlite3.Connection) -> int | None:
-    row = connection.execute("SELECT value FROM meta WHERE key = 'fenced'").fetchone()
-    return None if row is None else int(row[0])
 
 
 def _match(if_match: str | None, etag: str) -> None:
