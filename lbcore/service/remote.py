@@ -1,7 +1,7 @@
 """Remote: the primary's configurations over HTTP. Nothing that it answers is believed before it was checked.
 
     GET  URL   If-None-Match: the tags known; X-Lbcore-Sync: the report as JSON    200 with ETag | 304 with ETag | 204 there is none yet
-    HEAD URL   the same, Prefer: wait=25 (RFC 7240): held until there is another    200 | 304
+    HEAD URL   the same, Prefer: wait=25 (RFC 7240): held until there is another    200 | 304; GET may be held so, too
     PUT  URL   If-Match: "1.7", or If-None-Match: *                                 200 with ETag, or an error as REST has it
 """
 
@@ -22,7 +22,6 @@ from lbcore.errors import NotPrimaryError, ServiceError
 from lbcore.http.gateway.configuration import MOST_BYTES
 from lbcore.service.configuration import (
     NOTHING,
-    Configurations,
     Latest,
     Report,
     SourceRefusedError,
@@ -33,31 +32,31 @@ from lbcore.service.configuration import (
 )  # fmt: skip
 from lbcore.service.logbook import clean
 from lbcore.service.revisions import Number
-from lbcore.service.sync import Serving, Sync
+from lbcore.service.sync import Serving, Source, Sync
 
-__all__ = ["LOST", "REPORT", "Remote", "answer", "follow", "read_report", "report_text"]
+__all__ = ["LOST", "REPORT", "Link", "Remote", "answer", "follow", "read_report", "report_text"]
 
 REPORT = "X-Lbcore-Sync"
 LOST = "X-Lbcore-Lost"
 _LARGEST_ANSWER = 1 << 20  # bytes of an error
 _MOST_LOST = 100  # that a header names
 _LONGEST_WAIT = 60.0  # seconds
-_ANSWERED = (200, 204, 304)
+_ANSWERED = (200, 202, 204, 304)
 
 
-class Remote:
-    """Ask a primary.
+class Link:
+    """Ask one URL of a primary.
 
-    url: of its gatewayConfiguration; token: that it is shown; timeout: seconds for an answer as a whole; wait: seconds that `watch` lasts
+    token: that it is shown; timeout: seconds for an answer as a whole
     tls: context, None = verified by the system's authorities; transport: of httpx, None = its own
     Redirects, proxies of the environment and compressed answers are not taken. Not to be used after `close`.
     """
 
     def __init__(
-        self, url: str, *, token: str = "", timeout: float = 10.0, wait: float = 25.0, tls: ssl.SSLContext | None = None,
+        self, url: str, *, token: str = "", timeout: float = 10.0, tls: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self.url, self._timeout, self._wait = url, timeout, wait
+        self.url, self.timeout = url, timeout
         headers = {"accept": "application/json", "accept-encoding": "identity"} | ({"authorization": f"Bearer {token}"} if token else {})
         self._make: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
             headers=headers, verify=tls if tls is not None else url.startswith("https:"), transport=transport, trust_env=False,
@@ -70,34 +69,14 @@ class Remote:
         if self._made is not None:
             await self._made.aclose()
 
-    async def latest(self, known: Collection[Tag] = (), report: Report | None = None) -> Latest | None:
-        """Give what the primary says is the latest revision, None when it says that there is none."""
-        headers = _known(known) | ({REPORT: report_text(report)} if report is not None else {})
-        status, answer, body = await self._ask("GET", headers, None, MOST_BYTES, self._timeout)
-        if status == 204:
-            return None
-        tag = _tag(answer, status, known)
-        return Latest(tag, body if status == 200 else None, _lost(answer.get(LOST, "")))
+    async def post(self, content: bytes) -> None:
+        """Send JSON. Raises SourceUnreachableError, and ServiceError or SourceRefusedError for a refusal."""
+        await self.ask("POST", {"content-type": "application/json"}, content, _LARGEST_ANSWER, self.timeout)
 
-    async def watch(self, known: Collection[Tag] = ()) -> bool:
-        """Wait until the primary has another revision, for `wait` seconds at most."""
-        headers = _known(known) | {"prefer": f"wait={self._wait:g}"}
-        status, _, _ = await self._ask("HEAD", headers, None, 0, self._wait + self._timeout)
-        return status == 200
-
-    async def put(self, document: Mapping[str, Any], *, who: str, why: str = "", if_revision: Number | None = None) -> Tag:
-        """Publish a document. who: nothing, for the primary knows whose token it is shown; why: for its history."""
-        headers = {"content-type": "application/json", "x-lbcore-why": clean(why).encode("ascii", "replace").decode()}
-        if if_revision is not None:
-            headers |= {"if-none-match": "*"} if if_revision == NOTHING else {"if-match": f'"{if_revision}"'}
-        _, answer, _ = await self._ask("PUT", headers, json.dumps(document).encode(), MOST_BYTES, self._timeout)
-        return _tag(answer, 200, ())
-
-    # ---- how
-
-    async def _ask(self, method: str, headers: Mapping[str, str], content: bytes | None, most: int, timeout: float) -> tuple[
+    async def ask(self, method: str, headers: Mapping[str, str], content: bytes | None, most: int, timeout: float) -> tuple[
         int, httpx.Headers, bytes
     ]:  # fmt: skip
+        """Give status, headers and content of a good answer of at most so many bytes, within `timeout` seconds; errors as `post`."""
         self._made = client = self._made or self._make()
         try:
             async with asyncio.timeout(timeout):  # as a whole: httpx starts its own anew with every byte
@@ -112,6 +91,37 @@ class Remote:
             raise SourceUnreachableError(f"{self.url}: no whole answer within {timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise SourceUnreachableError(f"{self.url}: {error!r}"[:500]) from error
+
+
+class Remote(Link):
+    """Ask a primary for revisions. url: of its gatewayConfiguration, or its rotation; wait: seconds that `watch` lasts; options as Link"""
+
+    def __init__(self, url: str, *, wait: float = 25.0, **options: Any) -> None:
+        super().__init__(url, **options)
+        self._wait = wait
+
+    async def latest(self, known: Collection[Tag] = (), report: Report | None = None) -> Latest | None:
+        """Give what the primary says is the latest revision, None when it says that there is none."""
+        headers = _known(known) | ({REPORT: report_text(report)} if report is not None else {})
+        status, answer, body = await self.ask("GET", headers, None, MOST_BYTES, self.timeout)
+        if status == 204:
+            return None
+        tag = _tag(answer, status, known)
+        return Latest(tag, body if status == 200 else None, _lost(answer.get(LOST, "")))
+
+    async def watch(self, known: Collection[Tag] = ()) -> bool:
+        """Wait until the primary has another revision, for `wait` seconds at most."""
+        headers = _known(known) | {"prefer": f"wait={self._wait:g}"}
+        status, _, _ = await self.ask("HEAD", headers, None, 0, self._wait + self.timeout)
+        return status == 200
+
+    async def put(self, document: Mapping[str, Any], *, who: str, why: str = "", if_revision: Number | None = None) -> Tag:
+        """Publish a document. who: nothing, for the primary knows whose token it is shown; why: for its history."""
+        headers = {"content-type": "application/json", "x-lbcore-why": clean(why).encode("ascii", "replace").decode()}
+        if if_revision is not None:
+            headers |= {"if-none-match": "*"} if if_revision == NOTHING else {"if-match": f'"{if_revision}"'}
+        _, answer, _ = await self.ask("PUT", headers, json.dumps(document).encode(), MOST_BYTES, self.timeout)
+        return _tag(answer, 200, ())
 
 
 async def _read(response: httpx.Response, most: int) -> bytes:
@@ -188,13 +198,13 @@ async def follow(gateway: Serving, settings: Mapping[str, Any]) -> None:
 # ===== the primary's side
 
 
-async def answer(source: Configurations, method: str, headers: Mapping[str, str], region: str = "") -> tuple[int, dict[str, str], bytes]:
+async def answer(source: Source, method: str, headers: Mapping[str, str], region: str = "") -> tuple[int, dict[str, str], bytes]:
     """Give status, headers and content of the answer to a GET or HEAD. headers: of the request, names in lower case
 
     region: whose token came with it, "" = not a region's, so that it cannot report. Errors as `source` raises them.
     """
     known = read_tags(headers.get("if-none-match"))
-    if method == "HEAD" and (found := re.search(r"(?:^|[,;\s])wait=(\d{1,4})", headers.get("prefer", ""))):
+    if found := re.search(r"(?:^|[,;\s])wait=(\d{1,4})", headers.get("prefer", "")):
         try:
             async with asyncio.timeout(min(float(found[1]), _LONGEST_WAIT)):
                 await source.watch(known)

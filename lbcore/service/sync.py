@@ -1,10 +1,12 @@
 """Sync: keep a gateway at the latest revision, and serve by the last good one when nobody says which that is.
 
+`Pulling` is how anything that has revisions is followed; `Sync` does it for a gateway's configurations, `edge.Follower` for rotations.
+
     Empty --> Syncing --> InSync <--> Stale (for more than 3 intervals not sure of the latest revision)
                  ^           '------> Orphaned (the same, for the source does not answer)
                  '------------------------'
 
-The gateway serves in every state but Empty; it keeps its revisions on disk itself (`Gateway(keep=…)`). Of two revisions the one of the
+It serves in every state but Empty; a gateway keeps its revisions on disk itself (`Gateway(keep=…)`). Of two revisions the one of the
 later epoch wins, then the one of the higher sequence; a source that offers an older one, or another one of the same number, is refused.
 """
 
@@ -15,18 +17,19 @@ import hashlib
 import logging
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lbcore.errors import ConfigError, ServiceError
 from lbcore.http.gateway.configuration import Configuration
 from lbcore.http.gateway.revision import Revision, StaleRevisionError
 from lbcore.service.configuration import Configurations, Latest, Report, SourceRefusedError, SourceUnreachableError, Tag, tag_of
 
-__all__ = ["JITTER", "Serving", "State", "Sync"]
+__all__ = ["JITTER", "Pulling", "Serving", "Source", "State", "Sync", "check_hash"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,24 +62,38 @@ class Serving(Protocol):
         ...
 
 
-class Sync:
+class Source(Protocol):
+    """Where revisions come from; `Configurations` is one."""
+
+    async def latest(self, known: Collection[Tag] = (), report: Report | None = None) -> Latest | None:
+        """Give the latest revision, as Configurations.latest."""
+        ...
+
+    async def watch(self, known: Collection[Tag] = ()) -> bool:
+        """Wait until there may be another one, as Configurations.watch."""
+        ...
+
+
+class Pulling(ABC):
     """Follow a source: `run()` until cancelled.
 
     region: that reports are of; interval: seconds between two looks, ± 20 %, > 0; timeout: seconds for one, > 0
-    on_event: called with a kind and its detail: SyncStateChanged, ConfigApplied, ConfigRolledBack, ConfigRefused
+    on_event: called with a kind and its detail: SyncStateChanged, and of KIND + Applied, RolledBack, Refused
     clock: monotonic seconds; draw: gives within [0, 1), for the jitter
-    A published revision is in use after interval · 1.2 + the time to fetch and compile it, at once when the hint gets through (R42).
-    Nothing here is in the way of a call: waiting is asynchronous, reading and keeping a document happen in threads.
+    A published revision is in use after interval · 1.2 + the time to fetch and take it up, at once when the hint gets through (R42).
+    Waiting is asynchronous; reading and keeping a document are for threads.
     """
 
+    KIND: ClassVar[str]
+
     def __init__(
-        self, gateway: Serving, source: Configurations, *, region: str = "", interval: float = 10.0, timeout: float = 10.0,
+        self, source: Source, *, region: str = "", interval: float = 10.0, timeout: float = 10.0,
         on_event: Callable[[str, dict[str, Any]], object] | None = None, clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         if not interval > 0 or not timeout > 0:
             raise ValueError(f"interval and timeout must be over 0, got {interval!r} and {timeout!r}")
-        self.gateway, self.source, self.region, self.interval, self.timeout = gateway, source, region, interval, timeout
+        self.source, self.region, self.interval, self.timeout = source, region, interval, timeout
         self._on_event, self._clock, self._draw = on_event, clock, draw
         self._began = clock()
         self._sure: float | None = None  # when the gateway was known to have the latest revision, last
@@ -91,20 +108,26 @@ class Sync:
     # ---- what is known
 
     @property
+    @abstractmethod
     def held(self) -> Tag | None:
         """Give the tag of the revision in use."""
-        revision = self.gateway.revision
-        return None if revision is None else tag_of(revision.configuration)
+
+    @abstractmethod
+    async def take_up(self, tag: Tag, body: bytes) -> None:
+        """Come to serve by a revision that is newer than the one in use.
+
+        Raises SourceRefusedError for what is not what its tag says, ConfigError for what no second look would change.
+        """
 
     @property
     def lag(self) -> float:
-        """Give for how many seconds the gateway has not been known to have the latest revision; from the start, when it never was."""
+        """Give for how many seconds the latest revision has not been known to be in use; from the start, when it never was."""
         return max(0.0, self._clock() - (self._began if self._sure is None else self._sure))
 
     @property
     def state(self) -> State:
         """Give the state at this moment."""
-        if self.gateway.revision is None:
+        if self.held is None:
             return State.SYNCING if self._applying else State.EMPTY
         if self._applying or not self._asked:
             return State.SYNCING
@@ -112,9 +135,9 @@ class Sync:
             return State.SYNCING if self._behind else State.IN_SYNC
         return State.ORPHANED if self._unreachable else State.STALE
 
-    def report(self) -> Report:
-        """Give what the source is told with every look."""
-        return Report(self.region, self.state, self.held, round(self.lag, 3), self.refused)
+    def report(self) -> Report | None:
+        """Give what the source is told with every look, None = nothing."""
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """Give all of it in JSON types."""
@@ -142,13 +165,13 @@ class Sync:
             with suppress(asyncio.CancelledError):
                 await watching
 
-    async def pull(self) -> State:
-        """Look once, and give the state afterwards. Never raises for anything that the source does."""
+    async def pull(self, timeout: float | None = None) -> State:
+        """Look once, and give the state afterwards. Never raises for anything that the source does. timeout: for this one, seconds"""
         async with self._pulling:
             began = self._clock()
             self.counters["pulls"] += 1
             try:
-                async with asyncio.timeout(self.timeout):
+                async with asyncio.timeout(self.timeout if timeout is None else timeout):
                     latest = await self.source.latest(self._known(), self.report())
                 await self._take(latest)
             except (SourceUnreachableError, ServiceError, TimeoutError) as error:  # ServiceError: the store of a primary in this process
@@ -157,7 +180,7 @@ class Sync:
                 self._refuse(error.reason, str(error))
             except Exception as error:  # a source of whatever kind, a disk that is full: the next look may end better
                 if not isinstance(error, OSError):
-                    logger.exception("%s: the look at the configuration failed", self.region)
+                    logger.exception("%s: the look at the source failed", self.region)
                 self._refuse("failed", repr(error))
             else:
                 self._sure, self._behind, self._unreachable, self.refused, self.error = began, False, False, "", ""
@@ -211,8 +234,7 @@ class Sync:
         self._applying = not self.refused  # what is refused again and again is no news each time
         self._settle()
         try:
-            configuration = await asyncio.to_thread(_checked, latest.tag, body)
-            await self.gateway.update(configuration)
+            await self.take_up(latest.tag, body)
         except StaleRevisionError as error:
             raise SourceRefusedError("stale", str(error)) from error
         except ConfigError as error:  # nothing that a second look would change
@@ -223,11 +245,11 @@ class Sync:
         self.counters["applied"] += 1
         self._unusable = None
         logger.info("%s serves revision %s", self.region, latest.tag.number)
-        self._tell("ConfigApplied", revision=str(latest.tag.number), sha256=latest.tag.sha256)
+        self._tell(f"{self.KIND}Applied", revision=str(latest.tag.number), sha256=latest.tag.sha256)
         if held is not None and held.number.epoch < latest.tag.number.epoch:
             lost = [*map(str, latest.lost)]
             logger.warning("%s: %s has given way to %s, a later epoch; lost: %s", self.region, held.number, latest.tag.number, lost)
-            self._tell("ConfigRolledBack", held=str(held.number), to=str(latest.tag.number), lost=lost)
+            self._tell(f"{self.KIND}RolledBack", held=str(held.number), to=str(latest.tag.number), lost=lost)
 
     # ---- say what becomes of it
 
@@ -243,7 +265,7 @@ class Sync:
         self._unreachable, self.refused, self.error = False, message, message
         if message != said:
             logger.error("%s: what the source offers is refused (%s): %s", self.region, reason, message)
-            self._tell("ConfigRefused", reason=reason, message=message)
+            self._tell(f"{self.KIND}Refused", reason=reason, message=message)
 
     def _settle(self) -> State:
         state = self.state
@@ -260,15 +282,48 @@ class Sync:
                 logger.exception("%s: on_event failed for %s", self.region, kind)
 
 
+class Sync(Pulling):
+    """Keep a gateway at its source's latest revision. Options as Pulling; kinds of events: ConfigApplied, ConfigRolledBack, ConfigRefused.
+
+    Nothing here is in the way of a call.
+    """
+
+    KIND = "Config"
+
+    def __init__(self, gateway: Serving, source: Configurations, **options: Any) -> None:
+        self.gateway = gateway
+        super().__init__(source, **options)
+
+    @property
+    def held(self) -> Tag | None:
+        """Give the tag of the revision in use."""
+        revision = self.gateway.revision
+        return None if revision is None else tag_of(revision.configuration)
+
+    def report(self) -> Report:
+        """Give what the source is told with every look."""
+        return Report(self.region, self.state, self.held, round(self.lag, 3), self.refused)
+
+    async def take_up(self, tag: Tag, body: bytes) -> None:
+        """Serve by a configuration."""
+        configuration = await asyncio.to_thread(_checked, tag, body)
+        await self.gateway.update(configuration)
+
+
 def _stale(offered: Tag, held: Tag) -> str:
     how = "is in use with another content" if offered.number == held.number else f"is older than {held.number}, which is in use"
     return f"revision {offered.number} {how}"
 
 
-def _checked(tag: Tag, body: bytes) -> Configuration:
-    """Read a document that must be the very one that its tag says."""
+def check_hash(tag: Tag, body: bytes) -> None:
+    """Raise SourceRefusedError for bytes that are not those that their tag says."""
     if hashlib.sha256(body).hexdigest() != tag.sha256:
         raise SourceRefusedError("hash", f"what was sent as revision {tag.number} has another SHA-256 than it was said to have")
+
+
+def _checked(tag: Tag, body: bytes) -> Configuration:
+    """Read a document that must be the very one that its tag says."""
+    check_hash(tag, body)
     configuration = Configuration.from_json(body)
     if tag_of(configuration) != tag:
         raise SourceRefusedError("number", f"what was sent as revision {tag.number} is {configuration.revision}, or not canonical JSON")
