@@ -56,7 +56,7 @@ LAYERS: tuple[set[str], ...] = (
     {"config"},  # names the rules of those above, so that none stands twice
     {"decision", "layout"},
     {"balancer"},
-    {"metrics"},
+    {"metrics", "learned"},
     {"sense.probe"},  # gateways probe their backends
     {"", "dns", "http"},
     {"sim"},

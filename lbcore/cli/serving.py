@@ -22,7 +22,6 @@ from typing import Any
 from lbcore.balancer import Balancer, Change
 from lbcore.cli.common import Failure
 from lbcore.cli.cookies import Secrets
-from lbcore.cli.learned import Learned
 from lbcore.cli.systemd import notify, raise_limit
 from lbcore.config import Settings, load, split_listen
 from lbcore.dns import Responder
@@ -33,6 +32,7 @@ from lbcore.dns.metrics import DnsCollector
 from lbcore.dns.querylog import QueryLog
 from lbcore.dns.server import Server
 from lbcore.errors import LbcoreError
+from lbcore.learned import Learned
 from lbcore.metrics import MetricsPage, Reloads
 from lbcore.sense.probe import Prober
 

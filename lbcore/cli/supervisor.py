@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from lbcore.cli import listening
 from lbcore.cli.checking import check
 from lbcore.cli.generation import Crew, Generation, Tell
-from lbcore.cli.learned import Learned
 from lbcore.cli.listening import Place
 from lbcore.cli.sharing import Table, databases
 from lbcore.cli.systemd import notify, raise_limit
@@ -29,6 +28,7 @@ from lbcore.config.roles import ROLES
 from lbcore.config.serving import Served
 from lbcore.errors import LbcoreError
 from lbcore.http.metrics import Book
+from lbcore.learned import Learned
 from lbcore.metrics import MetricsPage, Reloads
 
 if TYPE_CHECKING:

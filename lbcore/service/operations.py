@@ -150,6 +150,10 @@ class Runner:
         self._tell(state)
         return operation
 
+    def remember(self, ttl: float) -> None:
+        """Let a region that leaves stay, draining, for as long as clients keep its address: `ttl` seconds, and not beyond `Times.drain`."""
+        self._times = replace(self._times, remembered=min(ttl, self._times.drain))
+
     async def retry(self, *, who: str, why: str = "", if_match: str | None = None) -> Operation | None:
         """Try again what failed; None when nothing did. Raises ServiceError as `save`."""
         state = await self._call(self._store.state)

@@ -77,6 +77,12 @@ class Store:
         with self.database.reading() as connection:
             return self.read(connection)
 
+    @property
+    def sequence(self) -> int:
+        """Give the number of the last state that was written, also of a service that is gone; 0 before the first."""
+        with self.database.reading() as connection:
+            return _last(connection)
+
     def save(
         self, state: ServiceState, *, who: str, what: str, why: str = "", if_match: str | None = None, target: str = ""
     ) -> ServiceState:
@@ -168,9 +174,7 @@ class Store:
         self, connection: sqlite3.Connection, state: ServiceState, who: str, what: str, why: str, target: str = "", least: int = 0
     ) -> ServiceState:
         """Write the service in a transaction and, where `what` says something, remember who did; least: for the sequence."""
-        last = connection.execute("SELECT coalesce(max(seq), 0) FROM (SELECT sequence AS seq FROM service UNION "
-                                  "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'sequence')").fetchone()[0]  # fmt: skip
-        sequence, text = max(last + 1, least), to_record(state)
+        sequence, text = max(_last(connection) + 1, least), to_record(state)
         etag = etag_of(sequence, text)
         connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?, ?, ?)", (sequence, etag, text))
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('sequence', ?)", (str(sequence),))  # goes on when the service is deleted
@@ -211,6 +215,11 @@ class Store:
             age = max(0.0, self.clock() - row[3])
             message = f"operation {row[0]} ({row[1]}, begun by {row[2]} {age:.0f} s ago) is in progress; wait for it, or cancel it"
             raise ServiceError("OperationInProgress", message, row[0])
+
+
+def _last(connection: sqlite3.Connection) -> int:
+    query = "SELECT sequence AS seq FROM service UNION SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'sequence'"
+    return int(connection.execute(f"SELECT coalesce(max(seq), 0) FROM ({query})").fetchone()[0])
 
 
 def _match(if_match: str | None, etag: str) -> None:
