@@ -60,7 +60,6 @@ STATUS: Mapping[str, int] = MappingProxyType({
     "NotPrimary": 421,  # V18
     "Fenced": 409,
     "ManagementPlaneUnavailable": 503,
-    "NoRegionAvailable": 503,
     "ResourceNotFound": 404,
     "InvalidMonitorConfig": 400,  # V20
     "InvalidEndpoint": 400,  # V21
