@@ -102,11 +102,12 @@ def regions(made: list[Gateway]) -> str:
 class Load:
     """Clients that ask one request after the other, each on a connection that it keeps as long as it may.
 
-    `answered` counts answers, `lost` requests that were sent and not answered, `unconnected` connections that were refused.
+    fields: further lines of each head. `answered` counts answers, `lost` requests that were sent and not answered, `unconnected` connections that were refused.
     """
 
-    def __init__(self, address: tuple[str, int], clients: int = 8, gap: float = 0.002, method: str = "GET") -> None:
-        self._address, self._clients, self._gap, self._method = address, clients, gap, method
+    def __init__(self, address: tuple[str, int], clients: int = 8, gap: float = 0.002, method: str = "GET", fields: str = "") -> None:
+        self._address, self._clients, self._gap = address, clients, gap
+        self._head = f"{method} /load?x HTTP/1.1\r\nHost: test\r\n{fields}Content-Length: 0\r\n\r\n".encode()
         self.answered = self.lost = self.unconnected = self.connections = 0
         self.bodies: Counter[bytes] = Counter()
         self.statuses: Counter[int] = Counter()
@@ -150,7 +151,7 @@ class Load:
         if reader.at_eof():
             return False  # the server has closed it, between two requests
         try:
-            writer.write(b"%b /load?x HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n" % self._method.encode())
+            writer.write(self._head)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             self.bodies[await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r")[0]))] += 1
         except (OSError, asyncio.IncompleteReadError):
