@@ -102,8 +102,8 @@ def regions(made: list[Gateway]) -> str:
 class Load:
     """Clients that ask one request after the other, each on a connection that it keeps as long as it may.
 
-    fields: further lines of each head. `answered` counts answers, `lost` requests that were sent and not answered, `unconnected` connections
-    that were refused.
+    fields: further lines of each head. `answered` counts answers, `lost` requests that were sent and not answered, `unconnected`
+    connections that were refused.
     """
 
     def __init__(self, address: tuple[str, int], clients: int = 8, gap: float = 0.002, method: str = "GET", fields: str = "") -> None:
