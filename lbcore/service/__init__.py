@@ -9,7 +9,7 @@
     provisioning  who makes regions run: local (its process: local_gateway), external, manual
     configuration   what gateways serve by: the protocol    primary, remote  it over the store, over HTTP;  difference: of two
     sync      keeps a gateway at the latest revision
-    tokens    who may speak to it, and as what
+    tokens    who may speak to it, and as what         api       REST over a plane (FastAPI)
     plane     all of it together, what API and portal stand on    watching  the primary's own probes;  statuses: the monitor's words
     rotation_document  who is listed, for edges         reports   what edges say back;  notices: who wants to know is told
     capacity  how much of a region works, how busy it is    traffic_manager   the profile, as the REST API takes and shows it

@@ -80,6 +80,7 @@ STATUS: Mapping[str, int] = MappingProxyType({
     "RequestTooLarge": 413,
     "UnsupportedMediaType": 415,
     "TooManyAttempts": 429,
+    "TooManyRequests": 429,
     "NoRegionAvailable": 503,
     "InternalError": 500,
     "UnplannedChange": 500,  # a provisioner did what no plan said

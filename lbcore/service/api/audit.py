@@ -1,0 +1,48 @@
+"""Audit: one line for every write, and for everybody who was turned away. No body, no query and no header is in it, so no secret is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from lbcore.linelog import LineLog
+from lbcore.service.logbook import clean
+
+__all__ = ["Audit", "AuditLog", "logged"]
+
+Audit = Callable[[dict[str, Any]], object]
+logger = logging.getLogger("lbcore.audit")
+
+READING = ("GET", "HEAD", "OPTIONS")
+TURNED_AWAY = (401, 403, 413, 421, 429)
+
+
+class AuditLog(LineLog[dict[str, Any]]):
+    """The lines in a file of their own: AuditLog(path, "audit log").put is an Audit."""
+
+    def describe(self, work: dict[str, Any], /) -> dict[str, Any]:
+        """Give what the line says."""
+        return work
+
+
+def logged(line: dict[str, Any]) -> None:
+    """Write a line as JSON to the logger lbcore.audit."""
+    logger.info("%s", json.dumps(line))
+
+
+def worth(method: str, status: int) -> bool:
+    """Say whether a request is to be written down."""
+    return method not in READING or status in TURNED_AWAY
+
+
+def line(
+    *, request: str, client: str, method: str, path: str, status: int, code: str, known: dict[str, Any], seconds: float
+) -> dict[str, Any]:  # fmt: skip
+    """Give a line. known: what the request turned out to be: who, id, role, why, operation"""
+    said = {key: clean(str(known[key])) for key in ("who", "role", "why", "operation") if known.get(key)}
+    return {
+        "request": request, "client": client, "method": clean(method)[:20], "path": clean(path)[:300], "status": status,
+        **({"code": code} if code else {}), **said, "ms": round(seconds * 1000, 1),
+    }  # fmt: skip
