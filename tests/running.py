@@ -235,6 +235,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         file.write_text(text if "[run]" in text else text + '\n[run]\nmetrics = "127.0.0.1:0"\ngrace = 5.0\ndrain = 5.0\n')
         for name, content in files.items():
             (tmp_path / name).write_text(content)
+            (tmp_path / name).chmod(0o600)
         with output.open("wb") as out:
             command = [sys.executable, "-m", "lbcore", "run", str(file), "--json", *words]
             made.append(Run(subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True), output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
@@ -23,11 +23,14 @@ PREFIXES = {"front-door": "lbcore_http", "gateway": "lbcore_gateway"}
 class RunCollector(Collector):
     """Everything that workers count, summed, and what the supervisor knows of them and of the regions.
 
-    generations: gives those that have workers, the current one first
+    generations: gives those that have workers, the current one first; more: gives further metrics
     """
 
-    def __init__(self, books: Mapping[str, Book], generations: Callable[[], Sequence[Generation]], reloads: Reloads) -> None:
-        self._books, self._generations, self._reloads = books, generations, reloads
+    def __init__(
+        self, books: Mapping[str, Book], generations: Callable[[], Sequence[Generation]], reloads: Reloads,
+        more: Callable[[], Iterable[Metric]] = tuple,
+    ) -> None:  # fmt: skip
+        self._books, self._generations, self._reloads, self._more = books, generations, reloads, more
 
     def collect(self) -> Iterator[Metric]:
         """Give all metrics as they stand."""
@@ -45,6 +48,7 @@ class RunCollector(Collector):
         yield gauge("lbcore_workers_leaving", "Worker processes of an earlier configuration", ("role",), before)
         yield counter("lbcore_worker_deaths", "Workers that ended unasked", ("role",), {(r,): current.deaths[r] for r in current.pids})
         yield from reloading("lbcore", self._reloads)
+        yield from self._more()
 
     def _capacity(self, current: Generation) -> Iterator[Metric]:
         """Give how full the gateway's units are, and by what it serves."""

@@ -72,6 +72,10 @@ class DnsWorker:
             return ""
         return (await asyncio.to_thread(text_of, DnsCollector(self._server, None, log=self._log))).decode()
 
+    async def busy(self) -> dict[str, int]:
+        """Give nothing: who was told an address goes there by himself."""
+        return {}
+
     async def finish(self, grace: float, last: bool) -> None:
         """Answer what has come; TCP clients have `grace` seconds."""
         if self._server is not None:

@@ -169,7 +169,8 @@ class Generation:
         return child
 
     def _told_at_start(self, crew: Crew, number: int, meter: int) -> dict[str, Any]:
-        file = {"content": self.settings.content.decode(), "file": self.settings.name}
+        settings = self.settings
+        file = {"content": settings.content.decode(), "file": settings.name, "rotation": settings.rotation.decode()}
         return file | {"table": self.table.fd, "fingerprint": self.table.fingerprint, "meter": meter} | crew.options(number)
 
     async def _look_after(self, child: Child) -> None:
@@ -278,13 +279,49 @@ class Generation:
                 return str(await child.ask("metrics"))
         return ""
 
+    async def busy(self) -> Counter[str] | None:
+        """Give how many calls are under way to regions, by name; None when a worker does not say."""
+        doors = [child for child in self._all if child.role == "front-door"]
+        try:
+            async with asyncio.timeout(SHORT):
+                told = await asyncio.gather(*(child.ask("busy") for child in doors))
+        except (Gone, Refused, TimeoutError):
+            return None
+        return sum(map(Counter[str], told), Counter[str]())
+
+    def switch(self, settings: Settings) -> None:
+        """Bring the switches of regions in line with other settings, at once: bits of the table that all workers share.
+
+        Regions that those do not have are taken out as long as others serve: the next generation does without them anyway.
+        """
+        wanted = {region.name: region.enabled for region in settings.regions}
+        names = [region.name for region in self.lb.regions]
+        serving = [name for name in names if wanted.get(name) and name not in settings.draining]
+        for name in serving:  # before others are taken out, so that there is no moment without any
+            self._switch(name, True, False)
+        serve = any(self.lb.status(name) in ("up", "degraded") for name in serving)
+        for name in names:
+            if name not in serving and (name in wanted or serve):
+                self._switch(name, wanted.get(name, False), name in settings.draining)
+
+    def _switch(self, name: str, enabled: bool, draining: bool) -> None:
+        slot, table = self.lb.slot(name), self.lb.table
+        if table.draining(slot) != draining:
+            self.lb.drain(name, draining)
+        if table.enabled(slot) != enabled:
+            (self.lb.enable if enabled else self.lb.disable)(name)
+
     async def publish(self) -> None:
         """Read the gateway's document again and have its workers serve by it; errors as Documents.read, and nothing has changed."""
         crew = self.crews.get("gateway")
-        if crew is None or crew.documents is None:
-            return
-        await asyncio.to_thread(crew.documents.read)
-        if crew.documents.text:
+        if crew is not None and crew.documents is not None:
+            await asyncio.to_thread(crew.documents.read)
+            await self.documents()
+
+    async def documents(self) -> None:
+        """Have the gateway's workers serve by the document as it is now."""
+        crew = self.crews.get("gateway")
+        if crew is not None and crew.documents is not None and crew.documents.text:
             text, labels = crew.documents.text, crew.book.name(crew.documents.labels)
             gateways = [child for child in self._all if child.role == "gateway"]
             await asyncio.gather(*(self._told(child, child.ask("document", document=text, labels=labels)) for child in gateways))

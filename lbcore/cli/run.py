@@ -101,6 +101,14 @@ def _lines(event: str, facts: dict[str, Any]) -> list[str]:
             return ["{region}: {before} -> {after} ({cause})".format(**facts)]
         case "reloaded":
             return ["reloaded {how} in {seconds:.2f} s".format(**facts)]
+        case "waiting":
+            return ["waiting for the first rotation of {primary}: {error}".format(**facts)]
+        case "rotation":
+            return ["rotation {rotation} {how} in {seconds:.2f} s".format(**facts)]
+        case "configuration":
+            return ["gateway: revision {revision}".format(**facts)]
+        case "sync" if facts["kind"] == "SyncStateChanged":
+            return ["sync: {before} -> {state}".format(**facts)]
         case "worker-started":
             return ["{role}: process {pid} serves as worker {number}".format(**facts, number=facts["worker"] + 1)]
     return []  # in the log

@@ -38,6 +38,8 @@ class Table:
         try:
             os.ftruncate(self.fd, size)
             self.lb = Balancer(**options, buffer=mmap.mmap(self.fd, size))
+            for name in settings.draining:
+                self.lb.drain(name)
         except BaseException:
             os.close(self.fd)
             raise

@@ -23,6 +23,7 @@ from lbcore.cli.generation import Crew, Generation, Tell
 from lbcore.cli.listening import Place
 from lbcore.cli.sharing import Table, databases
 from lbcore.cli.systemd import notify, raise_limit
+from lbcore.cli.view import View
 from lbcore.config import Settings, load, split_listen
 from lbcore.config.roles import ROLES
 from lbcore.config.serving import Served
@@ -32,8 +33,11 @@ from lbcore.learned import Learned
 from lbcore.metrics import MetricsPage, Reloads
 
 if TYPE_CHECKING:
+    from lbcore.cli.following import Edge
     from lbcore.http._limits import Limits
+    from lbcore.http.gateway.revision import Revision
     from lbcore.http.regional import Documents
+    from lbcore.service.rotation_document import Rotation
 
 __all__ = ["Supervisor"]
 
@@ -57,6 +61,8 @@ class Supervisor:
         self._current: Generation
         self._limits: Limits | None = None
         self._limits_fd = -1
+        self._edge: Edge | None = None
+        self._view = View(self._books)
         self._leaving: set[Generation] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
@@ -71,12 +77,15 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._signals())
             async with self._reloading:  # what is asked for meanwhile comes after
+                self._edge = self._follow()
                 if not await self._start():
                     return
                 stack.push_async_callback(self._finish)
                 page = await self._show_metrics(stack, settings)
                 await self._current.accept()
                 self._ready(page)
+                if self._edge is not None:
+                    await stack.enter_async_context(self._edge)
             await self._end.wait()
             notify("STOPPING=1")
         if self._broken:
@@ -84,7 +93,7 @@ class Supervisor:
 
     async def _start(self) -> bool:
         """Make the first generation, unless told to end before that is ready."""
-        beginning, ending = asyncio.create_task(self._begin(self._settings, {})), asyncio.create_task(self._end.wait())
+        beginning, ending = asyncio.create_task(self._first()), asyncio.create_task(self._end.wait())
         await asyncio.wait([beginning, ending], return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
         if not beginning.done():
@@ -94,6 +103,83 @@ class Supervisor:
             return False
         self._current = beginning.result()
         return True
+
+    async def _first(self) -> Generation:
+        if self._edge is None:
+            return await self._begin(self._settings, {})
+        return await self._edge.first(self._begin_by)
+
+    # ---- follow
+
+    def _follow(self) -> Edge | None:
+        """Give what follows the primary of `[sync]`, None without one."""
+        following = self._settings.following
+        if following is None:
+            return None
+        from lbcore.cli.following import Edge
+
+        return Edge(following, self._settings, self, "gateway" in self._roles(self._settings), self._tell)
+
+    async def _begin_by(self, rotation: Rotation) -> Generation:
+        from lbcore.service.edge import settings_of
+
+        return await self._begin(await asyncio.to_thread(settings_of, self._settings, rotation), {})
+
+    async def rotate(self, rotation: Rotation) -> None:
+        """Serve by a rotation: switches of regions are bits that change at once, all else takes new workers. Errors as `_begin`."""
+        from lbcore.service.edge import settings_of
+
+        async with self._reloading:
+            began = time.monotonic()
+            settings = await asyncio.to_thread(settings_of, self._settings, rotation)
+            for each in (self._current, *self._leaving):
+                each.switch(settings)
+            how = await self._replace(settings)
+        took = round(time.monotonic() - began, 3)
+        self._tell("rotation", rotation=str(rotation.number), how=how, seconds=took, serving=self._current.pids)
+
+    async def _replace(self, settings: Settings) -> str:
+        """Serve by other settings, in the running workers where these differ in switches alone; says how."""
+        from lbcore.service.edge import apart_from_switches
+
+        before = self._current
+        shut = [_own_region_shut(each) for each in (before.settings, settings)] if "gateway" in before.crews else [False] * 2
+        if apart_from_switches(settings) == apart_from_switches(before.settings) and shut[0] == shut[1]:
+            before.settings = settings
+            return "in the running workers"
+        await self._renew(settings)
+        return "with new workers"
+
+    @property
+    def revision(self) -> Revision | None:
+        """Give what the gateway serves by."""
+        documents = self._gateways_documents()
+        return documents.revision if documents is not None else None
+
+    async def update(self, document: object) -> Revision:
+        """Have the gateway serve by a configuration; errors as Gateway.update."""
+        async with self._reloading:
+            documents = self._gateways_documents()
+            if documents is None:
+                raise OSError("this node has no gateway any more")
+            revision = await documents.take(document)
+            await self._current.documents()
+        self._tell("configuration", revision=revision.name)
+        return revision
+
+    def _gateways_documents(self) -> Documents | None:
+        crew = self._current.crews.get("gateway")
+        return crew.documents if crew is not None else None
+
+    async def look(self) -> dict[str, Any]:
+        """Give what this node sees of the regions, for the primary."""
+        assert self._edge is not None
+        held = self._edge.rotation.held
+        return await self._view.report(self._current, [*self._leaving], str(held.number) if held else None)
+
+    def reported(self, body: Mapping[str, Any]) -> None:
+        """Know that the primary has taken a report."""
+        self._view.reported(body)
 
     # ---- generations
 
@@ -117,7 +203,7 @@ class Supervisor:
                 undo.callback(_close, crews[role], before.get(role))
                 if (shared := crews[role].shared) is not None:
                     undo.callback(shared.close)
-            made = Generation(settings, table, crews, self._tell, self._fail, self._deaths)
+            made = Generation(settings, table, crews, self._tell_of, self._fail, self._deaths)
             undo.pop_all()
         try:
             await made.open()
@@ -166,6 +252,11 @@ class Supervisor:
             logger.error("the gateway serves %s", f"revision {found.revision}, which was kept" if found else "nothing until there is one")
         return documents
 
+    def _tell_of(self, event: str, **facts: Any) -> None:
+        if event == "change":
+            self._view.note(facts)
+        self._tell(event, **facts)
+
     def _fail(self, error: BaseException) -> None:
         self._broken = error
         self._end.set()
@@ -179,7 +270,8 @@ class Supervisor:
         if not settings.document.run.metrics:
             return None
         host, port = split_listen(settings.document.run.metrics)
-        collector = RunCollector(self._books, lambda: [self._current, *self._leaving], self._reloads)
+        more = self._edge.metrics if self._edge is not None else tuple
+        collector = RunCollector(self._books, lambda: [self._current, *self._leaving], self._reloads, more)
         try:
             return await stack.enter_async_context(MetricsPage(collector, host, port, more=self._more))
         except OSError as error:
@@ -251,23 +343,44 @@ class Supervisor:
             notify("READY=1")
 
     async def _apply(self) -> str:
-        settings = await asyncio.to_thread(load, self._file)
+        read = await asyncio.to_thread(load, self._file)
+        settings = await self._followed(read)
         before = self._current
         if settings.document == before.settings.document and databases(settings) == before.table.databases:
             await asyncio.to_thread(check, settings, self._roles(settings))
             await before.publish()
             await before.reload()
+            before.settings, self._settings = settings, read
             return "in the running workers"
         if not self._roles(settings):
             raise ValueError(f"{self._file}: nothing left to serve; to end, send TERM")
+        await self._renew(settings)
+        self._settings = read
+        if settings.document.run.metrics != before.settings.document.run.metrics:
+            logger.warning("reload: run.metrics: in effect from the next start")
+        return "with new workers"
+
+    async def _followed(self, read: Settings) -> Settings:
+        """Give a file's settings with the rotation that is in use; whom a node follows may change, whether it does takes a start."""
+        if (read.following is None) != (self._edge is None):
+            raise ValueError(f"{self._file}: [sync] comes or goes with a start alone")
+        if self._edge is None or read.following is None:
+            return read
+        from lbcore.service.edge import settings_of
+
+        assert self._edge.rotation.rotation is not None
+        settings = await asyncio.to_thread(settings_of, read, self._edge.rotation.rotation)
+        self._edge.renew(read.following)
+        return settings
+
+    async def _renew(self, settings: Settings) -> None:
+        """Serve by other settings with new workers, which go on from what was learned; the old ones answer what they have."""
+        before = self._current
         learned = await asyncio.to_thread(Learned.of, before.lb)
         self._current = await self._begin(settings, before.crews, learned)
         self._leaving.add(before)
         await self._current.accept()
         self._spawn(self._leave(before, settings.document.run.drain))
-        if settings.document.run.metrics != before.settings.document.run.metrics:
-            logger.warning("reload: run.metrics: in effect from the next start")
-        return "with new workers"
 
     async def _leave(self, before: Generation, drain: float) -> None:
         """Let the last generation's workers answer what they have; sockets that nobody needs any more are closed."""
@@ -299,6 +412,11 @@ class Supervisor:
                 break
         hurry.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _own_region_shut(settings: Settings) -> bool:
+    section = settings.document.gateway
+    return section is not None and not settings.region(section.region).enabled
 
 
 def _close(crew: Crew, other: Crew | None) -> None:

@@ -45,6 +45,9 @@ class Role(Protocol):
     async def metrics(self) -> str:
         """Give metrics that are in no shared memory, as a page has them."""
 
+    async def busy(self) -> dict[str, int]:
+        """Give how many calls are under way to regions, by name."""
+
     async def finish(self, grace: float, last: bool) -> None:
         """End, within `grace` seconds. last: nobody serves on the sockets after this."""
 
@@ -58,11 +61,11 @@ class Node:
         self._grace = 0.0
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.do = {name: getattr(self, name) for name in ("open", "accept", "document", "reload", "metrics", "ping", "finish")}
+        self.do = {name: getattr(self, name) for name in ("open", "accept", "document", "reload", "metrics", "busy", "ping", "finish")}
 
     async def open(self, asked: Asked) -> None:
         """Be ready to serve."""
-        settings = read(asked["content"].encode(), asked["file"])
+        settings = _followed(read(asked["content"].encode(), asked["file"]), asked["rotation"])
         lb = join(settings, asked["table"], asked["fingerprint"])
         os.close(asked["table"])
         self._grace = settings.document.run.grace
@@ -90,6 +93,10 @@ class Node:
     async def metrics(self, asked: Asked) -> str:
         """Give metrics that are in no shared memory."""
         return await self._role.metrics()
+
+    async def busy(self, asked: Asked) -> dict[str, int]:
+        """Give how many calls are under way to regions."""
+        return await self._role.busy()
 
     async def ping(self, asked: Asked) -> None:
         """Be there."""
@@ -139,7 +146,19 @@ class _Nothing:
     async def metrics(self) -> str:
         return ""
 
+    async def busy(self) -> dict[str, int]:
+        return {}
+
     async def finish(self, grace: float, last: bool) -> None: ...
+
+
+def _followed(settings: Settings, rotation: str) -> Settings:
+    """Give the settings with the primary's rotation, "" = this node follows nobody."""
+    if not rotation:
+        return settings
+    from lbcore.service.edge import read_rotation, settings_of
+
+    return settings_of(settings, read_rotation(rotation.encode()))
 
 
 def make(role: str, settings: Settings, lb: Balancer, asked: Asked) -> Role:

@@ -68,6 +68,9 @@ class Settings:
     regions: tuple[Region, ...]  # the primary first, when there is one
     monitor: Monitor
     content: bytes = field(default=b"", repr=False)  # of the file, for processes that are to read the same
+    rotation: bytes = field(default=b"", repr=False)  # the primary's document that regions and [traffic_manager] are of, for the same
+    draining: frozenset[str] = frozenset()  # regions that get nobody new
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names in full of regions' own hosts, and their addresses
 
     def region(self, name: str) -> Region:
         """Give a region by its name in any spelling; it must be one of them."""
@@ -126,7 +129,9 @@ class Settings:
         options = section.model_dump(include=set(ZoneSection.model_fields))
         files = {key: self.folder / options[key] if options[key] else None for key in ("records", "keys")}
         named = names if isinstance(names, dict) else dict.fromkeys(names, "")
-        return options | files | {"origin": origin, "names": named, "nameservers": tuple(section.nameservers or ())}
+        within = {name: addresses for name, addresses in self.hosts.items() if f".{name}".endswith(f".{origin.rstrip('.').lower()}")}
+        hosts = {"hosts": within, "hosts_ttl": self.ttl}
+        return options | files | hosts | {"origin": origin, "names": named, "nameservers": tuple(section.nameservers or ())}
 
     def profile_options(self) -> dict[str, dict[str, Any]]:
         """Give the keyword arguments for each dns.Profile by its name, "" = that of [traffic_manager]; names that lead to it are not said.

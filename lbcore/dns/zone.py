@@ -2,6 +2,7 @@
 
                                answered
     static records             the same for everybody
+    hosts                      their addresses, the same for everybody
     steered names              by their profile: A, AAAA, HTTPS, SVCB, or a CNAME where the region has a host name alone
     aliases                    as the steered name they stand for, but never with a CNAME: at the apex, or beside other records
     a CNAME to a steered name  the CNAME alone: the resolver asks again, so that its scope and lifetime stay its own (RFC 7871 §7.2.1)
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Zone"]
 
 MAX_TTL = 2**31 - 1  # RFC 2181 §8
-_SECONDS = ("zone_ttl", "refresh", "retry", "expire", "negative_ttl")
+_SECONDS = ("zone_ttl", "hosts_ttl", "refresh", "retry", "expire", "negative_ttl")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,8 @@ class Zone:
     glue: addresses of name servers that lie in the zone. A public delegation needs them; without, their names answer NODATA
     mname, rname, serial, refresh, retry, expire, negative_ttl: the SOA, unless `records` has it; mname = the first name server,
         rname as "hostmaster" or "hostmaster@example.com", negative_ttl (seconds) is its MINIMUM
-    zone_ttl: seconds, of SOA, NS and glue, and of static records that give none
+    hosts: addresses of host names in the zone, such as those of regions' own gateways; static records of the same name come first
+    zone_ttl: seconds, of SOA, NS and glue, and of static records that give none; hosts_ttl: seconds, of hosts
     alpn: protocols that HTTPS and SVCB records of steered names promise beside HTTP/1.1; () = no such records
     keys: signs the zone; None = it is not signed
     Raises ConfigError with every violation, OSError when a file cannot be read.
@@ -63,6 +65,7 @@ class Zone:
     aliases: Mapping[str, str] = field(default_factory=dict)
     nameservers: tuple[str, ...] = ()
     glue: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mname: str = ""
     rname: str = "hostmaster"
     serial: int = 1
@@ -71,6 +74,7 @@ class Zone:
     expire: int = 604_800
     negative_ttl: int = 30
     zone_ttl: int = 3600
+    hosts_ttl: int = 30
     alpn: tuple[str, ...] = ("h2",)
     keys: Any = None
     apex: Name = field(init=False)
@@ -83,13 +87,14 @@ class Zone:
         set_field = object.__setattr__
         for given in ("nameservers", "alpn"):
             set_field(self, given, _strings(getattr(self, given)))
-        set_field(self, "glue", {name: _strings(addresses) for name, addresses in self.glue.items()})
+        for given in ("glue", "hosts"):
+            set_field(self, given, {name: _strings(addresses) for name, addresses in getattr(self, given).items()})
         apex = _name(self.origin, dns.name.root)
         if apex is None or len(apex) < 2 or apex.is_wild():
             raise ConfigError([Violation("dns.zone", self.origin, "a domain name such as example.com")])
         set_field(self, "apex", apex)
         set_field(self, "key", key_of(apex))
-        violations = [*self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue()]
+        violations = [*self._wrong_numbers(), *self._wrong_names(), *self._wrong_glue(), *self._wrong_hosts()]
         set_field(self, "steered", {key_of(name): profile for text, profile in self.profiles.items() if (name := self._inner(text))})
         aliases = {name: self.absolute(target) for text, target in self.aliases.items() if (name := self._inner(text))}
         set_field(self, "stands_for", {key_of(name): key_of(target) for name, target in aliases.items() if target})
@@ -149,7 +154,10 @@ class Zone:
         elif self.nameservers:
             violations.append(Violation("dns.nameservers", self.nameservers, "none: `records` has the zone's NS"))
         for text, addresses in self.glue.items():
-            self._add_glue(content.setdefault(key_of(self.host(text) or self.apex), {}), addresses)
+            _add(content.setdefault(key_of(self.host(text) or self.apex), {}), addresses, self.zone_ttl)
+        for key, addresses in self._hosts.items():
+            if key not in content:
+                _add(content.setdefault(key, {}), addresses, self.hosts_ttl)
         violations += check(content, lines, self)
         return content
 
@@ -160,12 +168,11 @@ class Zone:
         times = f"{self.refresh} {self.retry} {self.expire} {self.negative_ttl}"
         return _rdata(SOA, f"{first} {self._mailbox()} {self.serial} {times}")
 
-    def _add_glue(self, node: dict[int, Records], addresses: Iterable[str]) -> None:
-        for text in addresses:
-            rdata = _rdata(A if ipaddress.ip_address(text).version == 4 else AAAA, text)
-            before = node.get(rdata.rdtype, Records(self.zone_ttl, ()))
-            if rdata not in before.rdatas:
-                node[rdata.rdtype] = Records(before.ttl, (*before.rdatas, rdata))
+    @property
+    def _hosts(self) -> dict[bytes, tuple[str, ...]]:
+        """Give the addresses of hosts whose names are not steered."""
+        keys = {key_of(name): addresses for text, addresses in self.hosts.items() if addresses and (name := self._inner(text))}
+        return {key: addresses for key, addresses in keys.items() if key not in self.steered and key not in self.stands_for}
 
     def _mailbox(self) -> Name | None:
         """Give `rname` as a domain name; dots of the local part stay in its first label (RFC 1035 §8)."""
@@ -219,6 +226,22 @@ class Zone:
             for address in addresses:
                 if not _is_address(address):
                     yield Violation(f"dns.glue.{text}", address, "an IPv4 or IPv6 address")
+
+    def _wrong_hosts(self) -> Iterator[Violation]:
+        for text, addresses in self.hosts.items():
+            if (name := self._inner(text)) is None or name.is_wild():
+                yield Violation(f"dns.hosts.{text}", text, f"a name in {self.origin}")
+            for address in addresses:
+                if not _is_address(address):
+                    yield Violation(f"dns.hosts.{text}", address, "an IPv4 or IPv6 address")
+
+
+def _add(node: dict[int, Records], addresses: Iterable[str], ttl: int) -> None:
+    for text in addresses:
+        rdata = _rdata(A if ipaddress.ip_address(text).version == 4 else AAAA, text)
+        before = node.get(rdata.rdtype, Records(ttl, ()))
+        if rdata not in before.rdatas:
+            node[rdata.rdtype] = Records(before.ttl, (*before.rdatas, rdata))
 
 
 def _strings(value: str | Iterable[str]) -> tuple[str, ...]:

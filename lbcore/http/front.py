@@ -212,6 +212,13 @@ class FrontDoor(Server):
             text += f"X-Lbcore-Explain: {json.dumps(self._lb.explain(call.client or None).as_dict(), separators=(',', ':'))}\r\n"
         return text.encode("ascii")
 
+    def under_way(self) -> dict[str, int]:
+        """Give how many calls and relays are under way to regions, by name."""
+        if self._engine is None:
+            return {}
+        calls = [inbound.call for inbound in self._engine.inbounds] + [relay.call for relay in self._engine.relays]
+        return dict(Counter(call.target.name for call in calls if call is not None and call.target is not None))
+
     # ---- regions that change
 
     def _changed(self, change: Change) -> None:

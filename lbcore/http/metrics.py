@@ -157,6 +157,13 @@ class Book:
         with self._lock:
             return [meter.words[place] / 1000 for meter in self._living.values()]
 
+    def by_name(self) -> dict[str, tuple[int, int]]:
+        """Give how many calls ended, and how many of them failed, under every name; those that clients left are no calls."""
+        words = self.words()
+        at = {name: _HEAD + place * _WIDTH for place, name in enumerate(self.names, 2)}
+        failed = {name: sum(words[here + _FAILED : here + _BUCKET]) for name, here in at.items()}
+        return {name: (sum(words[here + 1 : here + _FAILED]) + failed[name], failed[name]) for name, here in at.items()}
+
     def totals(self, words: Sequence[int] | None = None) -> dict[str, int]:
         """Give begun, answered, failed, aborted, lost, and what is under way: begun = all the others. words: None = those of now."""
         words = self.words() if words is None else words

@@ -21,6 +21,7 @@ from lbcore.http.configured import engine_options
 from lbcore.http.forward import Forwarder, Response, Target
 from lbcore.http.gateway import Configuration, Gateway, SharedUnits
 from lbcore.http.gateway.calls import Visit
+from lbcore.http.gateway.revision import Revision
 from lbcore.http.metrics import Meter
 from lbcore.http.policies import KeySets
 from lbcore.http.workers import HttpWorker
@@ -123,7 +124,9 @@ class Documents:
         section = settings.document.gateway
         assert section is not None
         self._file = settings.folder / section.configuration if section.configuration else None
-        folder = settings.folder / section.keep if section.keep and keep else None
+        following = settings.following
+        folder = settings.folder / section.keep if section.keep else following.keep if following is not None else None
+        folder = folder if keep else None
         self._options = options(settings, limits)
         self._trial = Gateway(**self._options, keep=folder)
         self._regions = [region.name for region in settings.regions]
@@ -148,15 +151,24 @@ class Documents:
         except ConfigError as error:
             raise ConfigError(replace(each, where=f"{self._file}: {each.where}") for each in error.violations) from None
 
+    async def take(self, document: object) -> Revision:
+        """Serve by another one, which is kept first; errors as Gateway.update."""
+        return await self._trial.update(document)
+
     def replaces(self, other: Documents) -> None:
         """Go on from what another one has, if that is newer or the same."""
         if other.configuration is not None:
             self._trial.apply(other.configuration)
 
     @property
+    def revision(self) -> Revision | None:
+        """Give what is served by, as a Gateway has it."""
+        return self._trial.revision
+
+    @property
     def configuration(self) -> Configuration | None:
         """Give what is served by."""
-        revision = self._trial.revision
+        revision = self.revision
         return revision.configuration if revision is not None else None
 
     @property

@@ -115,6 +115,10 @@ class HttpWorker:
         """Give nothing: all of them are in shared memory."""
         return ""
 
+    async def busy(self) -> dict[str, int]:
+        """Give how many calls are under way to regions: none, for a gateway's go to backends."""
+        return {}
+
     async def finish(self, grace: float, last: bool) -> None:
         """Accept nobody new, answer who is there, within `grace` seconds. last: nobody accepts on the sockets after this."""
         engine, acceptors = self._serving.engine, [*self._accepting.values()]
@@ -164,7 +168,11 @@ class DoorWorker(HttpWorker):
         section = settings.document.http
         super().__init__("front-door", section, settings, meter)
         self._budget = retry_budget(settings, workers)
-        self._serving = front_door(settings, lb, Door, self._budget, meter=meter, log=self._log, name=name)
+        self._door = self._serving = front_door(settings, lb, Door, self._budget, meter=meter, log=self._log, name=name)
+
+    async def busy(self) -> dict[str, int]:
+        """Give how many calls are under way to regions, by name."""
+        return self._door.under_way()
 
     def _gauges(self, engine: Forwarder) -> dict[str, float]:
         return super()._gauges(engine) | {"budget": self._budget.balance}

@@ -47,17 +47,17 @@ _ANSWERED = (200, 202, 204, 304)
 class Link:
     """Ask one URL of a primary.
 
-    token: that it is shown; timeout: seconds for an answer as a whole
+    token: that it is shown, or the Path of a file that has it, read for every request; timeout: seconds for an answer as a whole
     tls: context, None = verified by the system's authorities; transport: of httpx, None = its own
     Redirects, proxies of the environment and compressed answers are not taken. Not to be used after `close`.
     """
 
     def __init__(
-        self, url: str, *, token: str = "", timeout: float = 10.0, tls: ssl.SSLContext | None = None,
+        self, url: str, *, token: str | Path = "", timeout: float = 10.0, tls: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self.url, self.timeout = url, timeout
-        headers = {"accept": "application/json", "accept-encoding": "identity"} | ({"authorization": f"Bearer {token}"} if token else {})
+        self.url, self.timeout, self._token = url, timeout, token
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
         self._make: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(
             headers=headers, verify=tls if tls is not None else url.startswith("https:"), transport=transport, trust_env=False,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0)), follow_redirects=False,
@@ -81,7 +81,8 @@ class Link:
         try:
             async with asyncio.timeout(timeout):  # as a whole: httpx starts its own anew with every byte
                 limits = httpx.Timeout(timeout, connect=min(timeout, 3.0))
-                async with client.stream(method, self.url, headers=dict(headers), content=content, timeout=limits) as response:
+                shown = {**headers, **self._authorization()}
+                async with client.stream(method, self.url, headers=shown, content=content, timeout=limits) as response:
                     good = response.status_code in _ANSWERED
                     body = await _read(response, most if good else _LARGEST_ANSWER)
                     if not good:
@@ -91,6 +92,10 @@ class Link:
             raise SourceUnreachableError(f"{self.url}: no whole answer within {timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise SourceUnreachableError(f"{self.url}: {error!r}"[:500]) from error
+
+    def _authorization(self) -> dict[str, str]:
+        token = self._token if isinstance(self._token, str) else self._token.read_text("latin-1").strip()
+        return {"authorization": f"Bearer {token}"} if token else {}
 
 
 class Remote(Link):
