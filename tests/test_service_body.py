@@ -242,3 +242,10 @@ def test_a_place_of_ones_own_comes_back_as_it_was_spelled() -> None:
     planned = plan(state, accepted(respelled, "contoso", state))
     assert [step.changes for step in planned.updates] == [("displayName",)]
     assert not planned.updates[0].provisions
+
+
+def test_another_tier_is_judged_by_what_it_forbids_not_by_the_rows_that_were_read_back() -> None:
+    state = running(contoso("westeurope"))
+    with pytest.raises(ServiceError) as found:
+        accepted(patched(as_body(state), {"sku": {"name": "Standard"}}), "contoso", state)
+    assert [each.code for each in found.value.details or (found.value,)] == ["LocationsPresent"]

@@ -190,7 +190,8 @@ class _Reader:
             name = ""
         sku = self._table(row, ("sku",), prefix)
         self._known(sku, ("name", "capacity"), f"{prefix}sku.")
-        if prefix and sku.get("name") not in (None, tier):
+        shown_tier = self._row(row).get("sku", {}).get("name")  # what is read back, or stays in a PATCH, is no wish: LocationsPresent says more
+        if prefix and sku.get("name") not in (None, tier, shown_tier):
             message = f"every location has the tier of the service, {shown(tier)}; got {shown(sku['name'])}"
             self._wrong("InvalidSku", message, f"{prefix}sku.name")
         settings: dict[str, Any] = {"units": TIERS[tier].default if tier in TIERS else 1}
