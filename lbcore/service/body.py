@@ -190,7 +190,7 @@ class _Reader:
             name = ""
         sku = self._table(row, ("sku",), prefix)
         self._known(sku, ("name", "capacity"), f"{prefix}sku.")
-        shown_tier = self._row(row).get("sku", {}).get("name")  # what is read back, or stays in a PATCH, is no wish: LocationsPresent says more
+        shown_tier = self._row(row).get("sku", {}).get("name")  # read back, or left by a PATCH: no wish
         if prefix and sku.get("name") not in (None, tier, shown_tier):
             message = f"every location has the tier of the service, {shown(tier)}; got {shown(sku['name'])}"
             self._wrong("InvalidSku", message, f"{prefix}sku.name")
