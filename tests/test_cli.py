@@ -149,7 +149,7 @@ def test_misspelt_commands_and_options() -> None:
 
 
 def test_exit_codes() -> None:
-    errors = [Failure(""), UnknownRegionError("x", ()), NoRegionError(), ServiceError("X", ""), NotPrimaryError(None), Failure("", 3)]
+    errors = [Failure(""), UnknownRegionError("x", ()), NoRegionError(), ServiceError("Fenced", ""), NotPrimaryError(None), Failure("", 3)]
     assert [exit_code(error) for error in errors] == [2, 4, 5, 3, 5, 3]
 
 

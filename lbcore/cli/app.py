@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
-from lbcore.cli import choose
+from lbcore.cli import choose, maintenance
 from lbcore.cli.bench import bench
 from lbcore.cli.common import Commands
+from lbcore.cli.configs import config
 from lbcore.cli.demo import demo
 from lbcore.cli.dns import dns
 from lbcore.cli.geo import geo
+from lbcore.cli.regions import regions
 from lbcore.cli.run import EXAMPLES, run
+from lbcore.cli.tokens import token
 
 __all__ = ["app"]
 
@@ -46,4 +49,10 @@ app.command(epilog="Example: lbcore demo --once")(demo)
 app.command(epilog=EXAMPLES)(run)
 app.add_typer(geo, name="geo")
 app.add_typer(dns, name="dns")
+app.add_typer(regions, name="regions")
+app.add_typer(config, name="config")
+app.add_typer(token, name="token")
+app.command(epilog=maintenance.BACKUP)(maintenance.backup)
+app.command(epilog=maintenance.RESTORE)(maintenance.restore)
+app.command(epilog=maintenance.PROMOTE)(maintenance.promote)
 app.command(epilog="Example: lbcore bench --regions 60")(bench)

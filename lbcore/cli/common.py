@@ -70,8 +70,15 @@ def exit_code(error: Exception) -> int:
         case NoRegionError() | NotPrimaryError():
             return UNAVAILABLE
         case ServiceError():
-            return CONFLICT
+            return service_exit_code(error)
     return INVALID
+
+
+def service_exit_code(error: ServiceError) -> int:
+    """Give the exit code of a refusal by the service, as REST's status is."""
+    from lbcore.service.codes import exit_code_of
+
+    return exit_code_of(error)
 
 
 @contextmanager
@@ -127,7 +134,7 @@ def print_json(data: object) -> None:
     print(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, stderr: bool = False) -> None:
     """Print rows under headings; what starts with ">" in a heading is aligned right."""
     named = any(heading.strip(">") for heading in headings)
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, show_header=named)
@@ -135,7 +142,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], title
         table.add_column(heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left")
     for row in rows:
         table.add_row(*(escape("" if value is None else str(value)) for value in row))
-    console().print(table)
+    console(stderr).print(table)
 
 
 def quiet_logs() -> None:
