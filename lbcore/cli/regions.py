@@ -336,7 +336,7 @@ def _save(there: Management, now: Answer, body: Body, acknowledge: bool, force: 
 
 
 def _end(there: Management, answer: Answer, no_wait: bool, json: bool) -> None:
-    path = answer.headers.get("location")
+    path = answer.headers.get("operation-location")
     if answer.status == 200 or not path:
         if json:
             print_json({"id": None, "status": "Succeeded", "locations": {}})
