@@ -10,6 +10,8 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from lbcore.errors import LbcoreError
+
 __all__ = ["Asker", "Gone", "Refused", "answer"]
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,6 @@ async def _done(do: Mapping[str, Doing], asked: Mapping[str, Any]) -> dict[str, 
     try:
         return {"value": await do[asked["do"]](asked)}
     except Exception as error:
-        unexpected = not isinstance(error, (OSError, ValueError))
+        unexpected = not isinstance(error, (OSError, ValueError, LbcoreError))
         logger.log(logging.ERROR if unexpected else logging.INFO, "%s: %s", asked["do"], error, exc_info=unexpected)
         return {"error": str(error) or type(error).__name__}

@@ -69,6 +69,12 @@ def _check_document(settings: Settings) -> None:
     Documents(settings, Limits(), keep=False).read()
 
 
+def _check_management(settings: Settings) -> None:
+    from lbcore.service.founding import check
+
+    check(settings)
+
+
 CHECKS: dict[str, Callable[[Settings], None]] = {
-    "front-door": _check_front_door, "gateway": _check_gateway, "dns": _check_dns,
+    "front-door": _check_front_door, "gateway": _check_gateway, "dns": _check_dns, "management": _check_management,
 }  # fmt: skip

@@ -30,12 +30,13 @@ kill -TERM PID     # calls under way are answered, within run.grace
 """
 
 File = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration.")]
-Only = Annotated[str, typer.Option(metavar="ROLES", help="Some of front-door,gateway,dns, in place of all that the file has tables for.")]
+Only = Annotated[str, typer.Option(metavar="ROLES", help=f"Some of {','.join(ROLES)}, in place of all that the file has tables for.")]
 Workers = Annotated[int | None, typer.Option(metavar="N", min=1, max=256, help="Worker processes of each role, in place of the file's.")]
 
 
 def run(config: File, only: Only = "", workers: Workers = None, as_json: AsJson = False) -> None:
-    """Serve what the configuration has tables for: `http` the front door, `gateway` this node's gateway, `dns` DNS.
+    """Serve what the configuration has tables for: `http` the front door, `gateway` this node's gateway, `dns` DNS,
+    `management` the service's management plane.
 
     A supervisor probes and judges; worker processes share its latency table and serve. Ends 0 when told to, 2 for a bad configuration,
     5 when an address is taken or workers cannot start. With --json every event is a JSON object on a line of its own.

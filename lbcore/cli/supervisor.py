@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from lbcore.cli import listening
 from lbcore.cli.checking import check
 from lbcore.cli.generation import Crew, Generation, Tell
 from lbcore.cli.listening import Place
+from lbcore.cli.management import Keeper
 from lbcore.cli.sharing import Table, databases
 from lbcore.cli.systemd import notify, raise_limit
 from lbcore.cli.view import View
@@ -31,9 +33,11 @@ from lbcore.errors import LbcoreError
 from lbcore.http.metrics import Book
 from lbcore.learned import Learned
 from lbcore.metrics import MetricsPage, Reloads
+from lbcore.region import Region
 
 if TYPE_CHECKING:
     from lbcore.cli.following import Edge
+    from lbcore.config.following import Following
     from lbcore.http._limits import Limits
     from lbcore.http.gateway.revision import Revision
     from lbcore.http.regional import Documents
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 logger = logging.getLogger(__name__)
+
+MANAGEMENT = "management"
+NOBODY = Region("nowhere", 0.0, 0.0, enabled=False)  # of a node that only manages: a table has one region at least
 
 
 class Supervisor:
@@ -54,8 +61,9 @@ class Supervisor:
 
     def __init__(self, file: Path, settings: Settings, only: Sequence[str], workers: int | None, tell: Tell) -> None:
         self._file, self._settings, self._only, self._workers, self._tell = file, settings, only, workers, tell
-        self._books = {role: Book("api" if role == "gateway" else "region") for role in ROLES}
-        self._names = {role: f"lbcore-{os.urandom(4).hex()}" for role in ROLES}
+        self._books = {role: Book("api" if role == "gateway" else "region") for role in ROLES if role != MANAGEMENT}
+        self._names = {role: f"lbcore-{os.urandom(4).hex()}" for role in self._books}
+        self._management: Keeper | None = None
         self._reloads, self._reloading = Reloads(), asyncio.Lock()
         self._reload_waits = False
         self._current: Generation
@@ -77,6 +85,7 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._signals())
             async with self._reloading:  # what is asked for meanwhile comes after
+                await self._open_management(stack, settings)
                 self._edge = self._follow()
                 if not await self._start():
                     return
@@ -90,6 +99,19 @@ class Supervisor:
             notify("STOPPING=1")
         if self._broken:
             raise self._broken
+
+    async def _open_management(self, stack: AsyncExitStack, settings: Settings) -> None:
+        """Have the management plane run before anybody follows it, and until nobody does any more."""
+        if not self._manages(settings):
+            return
+        await asyncio.to_thread(check, settings, [MANAGEMENT])
+        keeper = Keeper(self._tell)
+        await keeper.open(settings)
+        self._management = keeper
+        stack.push_async_callback(keeper.close)
+
+    def _manages(self, settings: Settings) -> bool:
+        return MANAGEMENT in settings.roles and MANAGEMENT in (self._only or settings.roles)
 
     async def _start(self) -> bool:
         """Make the first generation, unless told to end before that is ready."""
@@ -113,12 +135,15 @@ class Supervisor:
 
     def _follow(self) -> Edge | None:
         """Give what follows the primary of `[sync]`, None without one."""
-        following = self._settings.following
+        following = self._followed_by(self._settings)
         if following is None:
             return None
         from lbcore.cli.following import Edge
 
         return Edge(following, self._settings, self, "gateway" in self._roles(self._settings), self._tell)
+
+    def _followed_by(self, settings: Settings) -> Following | None:
+        return settings.following if self._roles(settings) else None  # who only manages has nobody to follow
 
     async def _begin_by(self, rotation: Rotation) -> Generation:
         from lbcore.service.edge import settings_of
@@ -184,13 +209,15 @@ class Supervisor:
     # ---- generations
 
     def _roles(self, settings: Settings) -> list[str]:
-        return [role for role in settings.roles if role in (self._only or settings.roles)]
+        return [role for role in settings.roles if role in (self._only or settings.roles) and role != MANAGEMENT]
 
     async def _begin(
         self, settings: Settings, before: Mapping[str, Crew], learned: Learned | None = None
     ) -> Generation:
         """Make a generation that is ready to accept; whatever goes wrong leaves nothing behind."""
         roles = self._roles(settings)
+        if not roles:
+            settings = replace(settings, regions=settings.regions or (NOBODY,))
         await asyncio.to_thread(check, settings, roles)
         table = await asyncio.to_thread(Table, settings)
         if learned is not None:
@@ -287,6 +314,9 @@ class Supervisor:
                    "workers": self._current.pids[role]}
             for role, crew in self._current.crews.items()
         }  # fmt: skip
+        if self._management is not None:
+            managing = {"addresses": [_shown(address) for address in self._management.addresses], "workers": self._management.pids}
+            serving = {MANAGEMENT: managing} | serving
         metrics = _shown(page.socket.getsockname()) if page is not None else ""
         self._tell("ready", pid=os.getpid(), metrics=metrics, serving=serving)
         notify(f"READY=1\nMAINPID={os.getpid()}")
@@ -344,6 +374,7 @@ class Supervisor:
 
     async def _apply(self) -> str:
         read = await asyncio.to_thread(load, self._file)
+        await self._reload_management(read)
         settings = await self._followed(read)
         before = self._current
         if settings.document == before.settings.document and databases(settings) == before.table.databases:
@@ -352,7 +383,7 @@ class Supervisor:
             await before.reload()
             before.settings, self._settings = settings, read
             return "in the running workers"
-        if not self._roles(settings):
+        if not (self._roles(settings) or self._manages(settings)):
             raise ValueError(f"{self._file}: nothing left to serve; to end, send TERM")
         await self._renew(settings)
         self._settings = read
@@ -362,15 +393,16 @@ class Supervisor:
 
     async def _followed(self, read: Settings) -> Settings:
         """Give a file's settings with the rotation that is in use; whom a node follows may change, whether it does takes a start."""
-        if (read.following is None) != (self._edge is None):
+        following = self._followed_by(read)
+        if (following is None) != (self._edge is None):
             raise ValueError(f"{self._file}: [sync] comes or goes with a start alone")
-        if self._edge is None or read.following is None:
+        if self._edge is None or following is None:
             return read
         from lbcore.service.edge import settings_of
 
         assert self._edge.rotation.rotation is not None
         settings = await asyncio.to_thread(settings_of, read, self._edge.rotation.rotation)
-        self._edge.renew(read.following)
+        self._edge.renew(following)
         return settings
 
     async def _renew(self, settings: Settings) -> None:
@@ -381,6 +413,13 @@ class Supervisor:
         self._leaving.add(before)
         await self._current.accept()
         self._spawn(self._leave(before, settings.document.run.drain))
+
+    async def _reload_management(self, settings: Settings) -> None:
+        if self._manages(settings) != (self._management is not None):
+            raise ValueError(f"{self._file}: [management] comes or goes with a start alone")
+        if self._management is not None:
+            await asyncio.to_thread(check, settings, [MANAGEMENT, *self._roles(settings)])
+            await self._management.reload(settings)
 
     async def _leave(self, before: Generation, drain: float) -> None:
         """Let the last generation's workers answer what they have; sockets that nobody needs any more are closed."""
@@ -407,6 +446,8 @@ class Supervisor:
         while any(not task.done() for task in ending):
             await asyncio.wait([hurry, *ending], return_when=asyncio.FIRST_COMPLETED)
             if self._at_once.is_set():
+                if self._management is not None:
+                    self._management.kill()
                 for one in (self._current, *self._leaving):
                     one.kill()
                 break

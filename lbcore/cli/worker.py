@@ -65,10 +65,15 @@ class Node:
 
     async def open(self, asked: Asked) -> None:
         """Be ready to serve."""
+        if self._name == "management":
+            settings = read(asked["content"].encode(), asked["file"])
+            self._grace = settings.document.run.grace
+            self._role = await _managing(settings, asked["address"])
+            return
         settings = _followed(read(asked["content"].encode(), asked["file"]), asked["rotation"])
+        self._grace = settings.document.run.grace
         lb = join(settings, asked["table"], asked["fingerprint"])
         os.close(asked["table"])
-        self._grace = settings.document.run.grace
         role = make(self._name, settings, lb, asked)
         await role.open()
         self._role = role
@@ -152,13 +157,13 @@ class _Nothing:
     async def finish(self, grace: float, last: bool) -> None: ...
 
 
-def _followed(settings: Settings, rotation: str) -> Settings:
-    """Give the settings with the primary's rotation, "" = this node follows nobody."""
-    if not rotation:
-        return settings
-    from lbcore.service.edge import read_rotation, settings_of
-
-    return settings_of(settings, read_rotation(rotation.encode()))
+        if self._name == "management":
+            settings = read(asked["content"].encode(), asked["file"])
+            self._grace = settings.document.run.grace
+            self._role = await _managing(settings, asked["address"])
+            return
+        settings = _followed(read(asked["content"].encode(), asked["file"]), asked["rotation"])
+        self._grace = settings.document.run.grace
 
 
 def make(role: str, settings: Settings, lb: Balancer, asked: Asked) -> Role:

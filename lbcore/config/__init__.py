@@ -1,8 +1,8 @@
 """lbcore.toml -> Settings; everything that is wrong with a file is reported at once, each with file, key and what was expected.
 
 Pydantic checks the shape (`schema`); what it cannot say (regions named twice, the monitor's grid, a detector's settings) is asked of
-the modules that own those rules, so that no rule stands twice. Keys of the multi-region service (`[management]`, `[fleet]`,
-zones, tiers) are refused by name: a setting that is accepted and does nothing would be a lie.
+the modules that own those rules, so that no rule stands twice. Keys of what is still to come (`[fleet]`) are refused by name, and so are
+those that mean nothing without a table beside them: a setting that is accepted and does nothing would be a lie.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("lbcore.toml needs pydantic, which is not installed: pip install 'lbcore[cli]'", name="pydantic") from error
 
-from lbcore.config import following, profiles, roles
+from lbcore.config import following, management, profiles, roles
 from lbcore.config.following import Following
 from lbcore.config.schema import Document, RegionEntry, ZoneSection, split_listen
 
@@ -48,13 +48,11 @@ MONITOR_SETTINGS = {
 } | {name: name for name in ALIKE}  # fmt: skip
 MONITOR_KEYS = {setting: key for key, setting in MONITOR_SETTINGS.items()}
 NOT_YET = {
-    (): ("management", "fleet"),
-    ("service",): ("tier", "virtual_network_type", "max_units_per_location"),
-    ("service", "primary"): ("zones", "virtual_network"),
-    ("service", "regions"): ("zones", "virtual_network"),
+    (): ("fleet",),
     ("traffic_manager",): ("relative_name", "admission", "traffic_view_enrollment_status"),
     MONITOR: ("vantages", "quorum"),
 }  # fmt: skip
+MOVED: dict[tuple[str, ...], str] = {("service", "max_units_per_location"): "management.max_units_per_location"}
 RENAMED = {"location": "name", "additional_locations": "regions", "disable_gateway": "enabled", "geo": "lat", "tls_verify": "verify"}
 
 
@@ -93,7 +91,7 @@ class Settings:
             raise ConfigError([Violation(f"{self.name}: service.regions", None, "regions, which the primary of [sync] tells `lbcore run`")])
         latency = self.document.latency
         return {
-            "regions": self.regions, "locate": self._locate(), "detector": self.detector(),
+            "regions": self.regions, "locate": self.locate(), "detector": self.detector(),
             "estimator": latency.estimator, "tau": latency.ewma_tau_seconds, "prior": latency.prior,
         }  # fmt: skip
 
@@ -164,7 +162,7 @@ class Settings:
             hold_down=(lambda: detect.HoldDown(base=first)) if first else None,
         )  # fmt: skip
 
-    def _locate(self) -> str | PrefixMap | None:
+    def locate(self) -> str | PrefixMap | None:
         """Give a path wherever that is enough: only a path is read again when the file changes."""
         latency = self.document.latency
         files = [str(self.folder / name) for name in latency.database]
@@ -210,6 +208,7 @@ def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()
     problems += [*_detector_problems(data, spoilt, monitor), *_database_problems(data, spoilt, folder), *_zone_problems(data)]
     if document is not None:
         problems += [*profiles.problems(document), *roles.problems(document, folder), *following.problems(document, folder)]
+        problems += management.problems(document, folder)
     if problems or document is None:
         problems.sort(key=lambda problem: _place_in(data, problem[0]))
         raise ConfigError(Violation(f"{name}: {_dotted(where)}", value, expected, near) for where, value, expected, near in problems)
@@ -252,6 +251,8 @@ def _unknown(where: Where, at: tuple[str, ...], value: object) -> Problem:
     parent, key = at[:-1], at[-1]
     if key in NOT_YET.get(parent, ()):
         return where, shown(value), "no such key: it belongs to the multi-region service, which this version does not have", None
+    if (moved := MOVED.get(at)) is not None:
+        return where, shown(value), f"no such key here; it is {moved}", moved
     known = [path[-1] for path in EXPECTED if path[:-1] == parent]
     renamed = RENAMED.get(key)
     near = renamed if renamed in known else next(iter(nearest(key, known)), None)
@@ -310,11 +311,15 @@ def _regions(data: Mapping[str, Any], spoilt: set[Where]) -> tuple[list[Region],
     for where, entry in tables:
         problems += _entry_problems(where, entry, first, spoilt)
         if not problems and not spoilt:
-            regions.append(Region(**RegionEntry(**entry).model_dump() | {"addresses": tuple(entry.get("addresses", ()))}))
-    followed = isinstance(_at(data, "sync"), Mapping)  # then they come from the primary
+            regions.append(_region(RegionEntry(**entry)))
+    followed = isinstance(_at(data, "sync"), Mapping) or isinstance(_at(data, "management"), Mapping)  # then they may come from elsewhere
     if not tables and not followed and ("service",) not in spoilt and ("service", "regions") not in spoilt:
         problems.append((("service", "regions"), listed, "at least one table [[service.regions]]", None))
     return regions, problems
+
+
+def _region(entry: RegionEntry) -> Region:
+    return Region(**entry.model_dump(exclude={"zones", "virtual_network"}) | {"addresses": tuple(entry.addresses)})
 
 
 def _zone_problems(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress, IPvAnyNetwork, TypeAdapter
 
-__all__ = ["Address", "HostName", "Listen", "Listens", "MaybeListen", "Network", "OneOrMore", "Section", "split_listen"]
+__all__ = ["Address", "HostName", "Listen", "Listens", "MaybeListen", "Network", "OneOrMore", "Section", "is_loopback", "split_listen"]
 
 
 def split_listen(text: str) -> tuple[str, int]:
@@ -15,6 +16,14 @@ def split_listen(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise ValueError(text)
     return _address(host.removeprefix("[").removesuffix("]")), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine, whom nobody else hears."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen(text: str) -> str:

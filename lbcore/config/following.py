@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from lbcore.config.fields import Section
+from lbcore.config.fields import Section, is_loopback
+from lbcore.config.management import plane_url
 
 if TYPE_CHECKING:
     from lbcore.config.schema import Document
@@ -34,16 +34,9 @@ def _primary(text: str) -> str:
         beside = url.query or url.fragment or url.username is not None or url.port == 0
         if url.scheme not in ("http", "https") or not url.hostname or beside:
             raise ValueError(text)
-        if url.scheme == "http" and not _loopback(url.hostname):  # whoever listens would have the token
+        if url.scheme == "http" and not is_loopback(url.hostname):  # whoever listens would have the token
             raise ValueError(text)
     return text.rstrip("/")
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Sync(Section):
@@ -94,13 +87,11 @@ def following(document: Document, folder: Path) -> Following | None:
 
 def _own(document: Document, folder: Path) -> tuple[str, Path, Path | None] | None:
     """Give URL, token and authority of the document's own management plane."""
-    section: Any = getattr(document, "management", None)
-    if section is None:
+    section = document.management
+    if section is None or section.primary:
         return None
-    secure = bool(section.certificate)
-    return f"{'https' if secure else 'http'}://{section.listen}", (folder / section.store).parent / OWN_TOKEN, (
-        folder / section.certificate if secure else None
-    )
+    authority = folder / section.certificate if section.certificate else None
+    return plane_url(section), (folder / section.store).parent / OWN_TOKEN, authority
 
 
 def _machine() -> str:
@@ -113,7 +104,7 @@ def problems(document: Document, folder: Path) -> Iterator[Problem]:
     section = document.sync
     if section is None:
         return
-    if not section.primary and getattr(document, "management", None) is None:
+    if not section.primary and (document.management is None or document.management.primary):
         yield ("sync", "primary"), section.primary or None, URL, None
     for key in ("token", "ca"):
         name = getattr(section, key)

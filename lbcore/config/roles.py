@@ -1,4 +1,4 @@
-"""What a node does: the tables `[http]`, `[gateway]` and `[dns]` that its file has, and what is wrong between their keys."""
+"""What a node does: tables `[management]`, `[http]`, `[gateway]`, `[dns]` of its file, and what is wrong between their keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ROLES", "listens", "problems", "roles"]
 Where = tuple[str | int, ...]
 Problem = tuple[Where, object, str, str | None]
 
-ROLES = {"front-door": "http", "gateway": "gateway", "dns": "dns"}  # and the table that asks for each
+ROLES = {"management": "management", "front-door": "http", "gateway": "gateway", "dns": "dns"}  # and the table that asks for each
 AFFINITY = ("http", "affinity", "secret")
 SHORTEST_SECRET = 16  # bytes
 
@@ -33,7 +33,8 @@ def listens(document: Document) -> dict[tuple[str, str], list[tuple[str, int]]]:
     for role in roles(document):
         section = getattr(document, ROLES[role])
         for key in ("listen", "listen_tls") if isinstance(section, Served) else ("listen",):
-            found[role, key] = [split_listen(each) for each in getattr(section, key)]
+            wanted = getattr(section, key)
+            found[role, key] = [split_listen(each) for each in ([wanted] if isinstance(wanted, str) else wanted)]
     return found
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from lbcore.config.fields import Address, HostName, Listens, MaybeListen, Network, OneOrMore, Section, split_listen
 from lbcore.config.following import Sync
+from lbcore.config.management import Management, NetworkMode, VirtualNetwork
 from lbcore.config.serving import Gateway, Http, Run
 from lbcore.sense.monitor import URL_FORM, Monitor, Target
 
@@ -34,6 +35,8 @@ class RegionEntry(Section):
     units: int = Field(default=1, ge=1, le=1_000_000, description="a whole number of units, at least 1")
     enabled: bool = Field(default=True, description="true or false")
     always_serve: bool = Field(default=False, description="true or false")
+    zones: list[str] = Field(default=[], max_length=16, description='a list of zones such as ["1", "2"], [] for automatic ones')
+    virtual_network: VirtualNetwork | None = Field(default=None, description="a table")
 
 
 class Service(Section):
@@ -44,6 +47,10 @@ class Service(Section):
         description="1..50 letters, digits and hyphens, the first a letter, the last no hyphen",
     )  # fmt: skip
     domain: HostName = Field(default="test", description="a DNS name")
+    tier: Literal["Developer", "Basic", "Standard", "Premium", "Consumption"] = Field(
+        default="Premium", description='"Developer", "Basic", "Standard", "Premium" or "Consumption"'
+    )  # fmt: skip
+    virtual_network_type: NetworkMode = Field(default="None", description='"None", "External" or "Internal"')
     primary: RegionEntry | None = Field(default=None, description="a table like those of [[service.regions]]")
     regions: list[RegionEntry] = Field(default=[], description="tables [[service.regions]], one for each region")
 
@@ -234,5 +241,6 @@ class Document(Section):
     dns: Dns = Field(default_factory=Dns, description="a table")
     http: Http = Field(default_factory=Http, description="a table")
     gateway: Gateway | None = Field(default=None, description="a table")
+    management: Management | None = Field(default=None, description="a table")
     sync: Sync | None = Field(default=None, description="a table")
     run: Run = Field(default_factory=Run, description="a table")

@@ -20,16 +20,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lbcore import state
 from lbcore.service.progress import Granted
 from lbcore.service.provisioning import Order, ProvisionError
 
-__all__ = ["Local", "process_of"]
+__all__ = ["Local", "Tokens", "process_of"]
 
 _PUBLIC, _PRIVATE = "127.0", "127.128"
 _LAST_GRACE = 2.0  # seconds that a process has, beyond the grace of its calls, until it is killed
+
+
+class Tokens(Protocol):
+    """Who gives regions what they show to the primary."""
+
+    def file(self, name: str) -> str:
+        """Give the path of the file that has a region's token, made when missing."""
+
+    def end(self, name: str) -> None:
+        """Let a region's token hold no longer."""
 
 
 class Local:
@@ -37,6 +47,7 @@ class Local:
 
     folder: for what the processes need, made when missing
     primary: URL of its gatewayConfiguration, which they follow;  token_file: with the token that it is shown;  ca: file of its authority
+    tokens: gives each region a token file of its own, in the place of token_file
     source: file with their configuration, where there is no primary
     port: of every gateway, on the region's own address, 0 = any that is free;  grace: seconds for calls under way when one stops
     limit: seconds to wait for a process;  interval: seconds between two looks of a gateway at its configuration
@@ -47,7 +58,9 @@ class Local:
     def __init__(
         self, folder: str | os.PathLike[str], *, primary: str = "", token_file: str = "", ca: str = "", source: str = "",
         port: int = 8081, grace: float = 5.0, limit: float = 30.0, interval: float = 1.0, options: Mapping[str, Any] | None = None,
+        tokens: Tokens | None = None,
     ) -> None:  # fmt: skip
+        self._tokens = tokens
         self._folder, self.limit, self._port = Path(folder).absolute(), limit, port
         follows = {"primary": primary, "token_file": token_file, "ca": ca, "source": source}
         self._common = follows | {"grace": grace, "interval": interval} | dict(options or {})
@@ -104,8 +117,9 @@ class Local:
         private = old.get("private") if order.network_mode == "Internal" else None
         if order.network_mode == "Internal" and (private is None or (order.new_private and private[0] in order.private_ips)):
             private = self._place(_PRIVATE)
+        own = {"token_file": self._tokens.file(order.name)} if self._tokens is not None else {}
         return {
-            **self._common, "region": order.name, "service": order.service, "units": max(1, location.units), "public": public,
+            **self._common, **own, "region": order.name, "service": order.service, "units": max(1, location.units), "public": public,
             "private": private, "previous": previous, "disabled": location.disable_gateway, "keep": str(self._folder / order.name),
         }  # fmt: skip
 
@@ -149,6 +163,8 @@ class Local:
             if not self._gone(order.name, _LAST_GRACE):
                 raise ProvisionError("its gateway's process does not end")
         (self._folder / f"{order.name}.json").unlink(missing_ok=True)
+        if self._tokens is not None:
+            self._tokens.end(order.name)
         return Granted()
 
     def _gone(self, name: str, limit: float) -> bool:

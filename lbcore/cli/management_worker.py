@@ -1,0 +1,184 @@
+"""ManagementWorker: the management plane of `lbcore run`, in a process of its own that has the store. One at a time: the store's lease."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from lbcore.config import Settings
+from lbcore.config.following import OWN_TOKEN
+from lbcore.config.management import plane_url
+from lbcore.errors import ServiceError
+from lbcore.listener import Listener
+from lbcore.service.api import application, secondary
+from lbcore.service.founding import NodeTokens, plane_of, store_path
+from lbcore.service.plane import Plane
+from lbcore.service.standby import Standby
+from lbcore.service.store import Store
+
+__all__ = ["ManagementWorker"]
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 2.0  # seconds for answers under way at the end: those that wait for changes would wait for ever
+LEASE = 10.0  # seconds for the process before this one to let go of the store
+PAUSE = 0.1
+ASK = 3.0  # seconds between two questions whether the primary answers, and for an answer
+
+
+class _Server(uvicorn.Server):
+    """A server whose end is the supervisor's to say."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+class ManagementWorker:
+    """Serve the management plane on the supervisor's behalf; errors of the store and of the provisioner as they raise them.
+
+    address: where it listens
+    """
+
+    def __init__(self, settings: Settings, address: tuple[str, int]) -> None:
+        self._settings, self._address = settings, address
+        section = settings.document.management
+        assert section is not None
+        self._section = section
+        self._stack = AsyncExitStack()
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Be ready: the store is ours, what was interrupted goes on."""
+        self._app = await self._elsewhere() if self._section.primary else await self._here()
+
+    async def _here(self) -> Any:
+        async with AsyncExitStack() as stack:
+            store = stack.enter_context(await asyncio.to_thread(Store, store_path(self._settings)))
+            await asyncio.to_thread(self._give_token, store)
+            await self._stand_by(store, stack)
+            plane = plane_of(self._settings, store, plane_url(self._section, self._address))
+            await _entered(stack, plane)
+            app = application(plane, **self._allowed())
+            self._stack = stack.pop_all()
+        return app
+
+    def _allowed(self) -> dict[str, Any]:
+        """Give whom the API's guard lets in by their Host header: behind a certificate it has been checked already."""
+        return {"allowed": None} if self._section.certificate else {}
+
+    async def _elsewhere(self) -> Any:
+        ca = self._settings.following.ca if self._settings.following else None
+        asking = _Asking(self._section.primary, ca)
+        task = asyncio.create_task(asking.run())
+        self._stack.push_async_callback(_cancelled, task)
+        return secondary(self._section.primary, lambda: asking.reached, **self._allowed())
+
+    def _give_token(self, store: Store) -> None:
+        """Let the front door and the DNS of this very file follow, unless they were given a token."""
+        following, sync = self._settings.following, self._settings.document.sync
+        if following is not None and not (sync and (sync.token or sync.primary)):
+            NodeTokens(store, store_path(self._settings).parent).file(OWN_TOKEN.removesuffix(".token"), bound=following.name)
+
+    async def _stand_by(self, store: Store, stack: AsyncExitStack) -> None:
+        """Ask whether another primary has taken over, before anything is done, and go on asking."""
+        section, folder = self._section, self._settings.folder
+        if not section.standby:
+            return
+        tls = ssl.create_default_context(cafile=str(folder / section.standby_ca)) if section.standby_ca else None
+        token = folder / section.standby_token if section.standby_token else None
+        watch = Standby(store, self._settings.document.service.name, section.standby, token=token, tls=tls)
+        await watch.look()
+        task = asyncio.create_task(watch.run())
+        stack.push_async_callback(_cancelled, task)
+
+    async def accept(self, places: Sequence[int], given: Mapping[int, Listener]) -> None:
+        """Serve on these sockets."""
+        if self._server is not None or not given:
+            return
+        folder, section = self._settings.folder, self._section
+        files: dict[str, Any] = {}
+        if section.certificate:
+            files = {"ssl_certfile": str(folder / section.certificate), "ssl_keyfile": str(folder / section.key)}
+        config = uvicorn.Config(
+            self._app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=int(PATIENCE),
+            timeout_keep_alive=30, proxy_headers=False, ws="none", **files,
+        )  # fmt: skip
+        config.load()
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve([listener.socket for listener in given.values()]))
+
+    async def document(self, text: str, labels: Sequence[str]) -> None:
+        """Have none."""
+        raise ValueError("the management plane has no document of its own")
+
+    async def reload(self) -> None:
+        """Take the certificate as it is now."""
+        if self._server is not None and self._section.certificate:
+            folder, section = self._settings.folder, self._section
+            context = self._server.config.ssl
+            assert context is not None
+            await asyncio.to_thread(context.load_cert_chain, folder / section.certificate, folder / section.key)
+
+    async def metrics(self) -> str:
+        """Give them: GET /metrics of the management plane has its own."""
+        return ""
+
+    async def finish(self, grace: float, last: bool) -> None:
+        """Answer what is under way, for two seconds at most, and let go of the store: an operation goes on at the next start."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            done, _ = await asyncio.wait({self._serving}, timeout=PATIENCE + 1.0)
+            if not done:
+                self._server.force_exit = True
+                self._serving.cancel()
+                await asyncio.wait({self._serving}, timeout=1.0)
+        await self._stack.aclose()
+
+
+class _Asking:
+    """Knows whether the primary answers. ca: file of its authority, None = the system's"""
+
+    def __init__(self, primary: str, ca: Path | None) -> None:
+        self._url, self._ca, self.reached = f"{primary}/healthz", ca, True
+
+    async def run(self) -> None:
+        """Ask every few seconds until cancelled."""
+        tls = await asyncio.to_thread(ssl.create_default_context, cafile=str(self._ca)) if self._ca else self._url.startswith("https:")
+        async with httpx.AsyncClient(verify=tls, timeout=ASK, trust_env=False) as client:
+            while True:
+                try:
+                    self.reached = (await client.head(self._url)).status_code < 500
+                except (httpx.HTTPError, OSError):
+                    self.reached = False
+                await asyncio.sleep(ASK)
+
+
+async def _entered(stack: AsyncExitStack, plane: Plane) -> None:
+    """Enter a plane; the process before this one may take a moment to let go of the store."""
+    deadline = asyncio.get_running_loop().time() + LEASE
+    while True:
+        try:
+            await stack.enter_async_context(plane)
+        except ServiceError as error:
+            if error.code != "StoreLocked" or asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(PAUSE)
+        else:
+            return
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
