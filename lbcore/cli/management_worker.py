@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 PATIENCE = 2.0  # seconds for answers under way at the end: those that wait for changes would wait for ever
 LEASE = 10.0  # seconds for the process before this one to let go of the store
 PAUSE = 0.1
+MOMENT = 0.2  # seconds for answers that are being read
 ASK = 3.0  # seconds between two questions whether the primary answers, and for an answer
 
 
@@ -42,6 +44,66 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
+
+
+class Closing:
+    """An application that can be ended while requests wait for changes: they are answered 503, streams end.
+
+    Source: ASGI 3.0; RFC 9110 §15.6.4.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._under_way: dict[asyncio.Task[Any], bool] = {}  # whether it only reads
+        self._closing = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request."""
+        task = asyncio.current_task()
+        if scope["type"] != "http" or task is None:
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def sending(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        self._under_way[task] = scope["method"] in ("GET", "HEAD")
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            task.uncancel()
+            await _cut(send, begun)
+        finally:
+            del self._under_way[task]
+
+    async def close(self) -> None:
+        """Give reads a moment and writes `PATIENCE` seconds, then end them."""
+        self._closing = True
+        for patience, all_of_them in ((MOMENT, False), (PATIENCE, True)):
+            if self._under_way:
+                await asyncio.wait({*self._under_way}, timeout=patience if self._waits(all_of_them) else 0.0)
+            for task, reads in [*self._under_way.items()]:
+                if reads or all_of_them:
+                    task.cancel()
+
+    def _waits(self, all_of_them: bool) -> bool:
+        return any(reads != all_of_them for reads in self._under_way.values())
+
+
+async def _cut(send: Any, begun: bool) -> None:
+    """End an answer that has begun, else say that there is none for now."""
+    if not begun:
+        text = {"code": "ManagementPlaneUnavailable", "message": "the management plane is ending, or about to be back", "target": None}
+        headers = [(b"content-type", b"application/json"), (b"retry-after", b"1")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps({"error": text | {"details": [text]}}).encode()})
+    else:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class ManagementWorker:
@@ -61,7 +123,7 @@ class ManagementWorker:
 
     async def open(self) -> None:
         """Be ready: the store is ours, what was interrupted goes on."""
-        self._app = await self._elsewhere() if self._section.primary else await self._here()
+        self._app = Closing(await self._elsewhere() if self._section.primary else await self._here())
 
     async def _here(self) -> Any:
         async with AsyncExitStack() as stack:
@@ -112,7 +174,7 @@ class ManagementWorker:
         if section.certificate:
             files = {"ssl_certfile": str(folder / section.certificate), "ssl_keyfile": str(folder / section.key)}
         config = uvicorn.Config(
-            self._app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=int(PATIENCE),
+            self._app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=int(PATIENCE) + 1,
             timeout_keep_alive=30, proxy_headers=False, ws="none", **files,
         )  # fmt: skip
         config.load()
@@ -135,11 +197,16 @@ class ManagementWorker:
         """Give them: GET /metrics of the management plane has its own."""
         return ""
 
+    async def busy(self) -> dict[str, int]:
+        """Have nothing under way in regions."""
+        return {}
+
     async def finish(self, grace: float, last: bool) -> None:
         """Answer what is under way, for two seconds at most, and let go of the store: an operation goes on at the next start."""
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
-            done, _ = await asyncio.wait({self._serving}, timeout=PATIENCE + 1.0)
+            await self._app.close()
+            done, _ = await asyncio.wait({self._serving}, timeout=PATIENCE + 2.0)
             if not done:
                 self._server.force_exit = True
                 self._serving.cancel()

@@ -157,13 +157,22 @@ class _Nothing:
     async def finish(self, grace: float, last: bool) -> None: ...
 
 
-        if self._name == "management":
-            settings = read(asked["content"].encode(), asked["file"])
-            self._grace = settings.document.run.grace
-            self._role = await _managing(settings, asked["address"])
-            return
-        settings = _followed(read(asked["content"].encode(), asked["file"]), asked["rotation"])
-        self._grace = settings.document.run.grace
+def _followed(settings: Settings, rotation: str) -> Settings:
+    """Give the settings with the primary's rotation, "" = this node follows nobody."""
+    if not rotation:
+        return settings
+    from lbcore.service.edge import read_rotation, settings_of
+
+    return settings_of(settings, read_rotation(rotation.encode()))
+
+
+async def _managing(settings: Settings, address: Sequence[Any]) -> Role:
+    """Give the management plane: it has no part in the table that others share."""
+    from lbcore.cli.management_worker import ManagementWorker
+
+    role = ManagementWorker(settings, (str(address[0]), int(address[1])))
+    await role.open()
+    return role
 
 
 def make(role: str, settings: Settings, lb: Balancer, asked: Asked) -> Role:
