@@ -174,7 +174,7 @@ class ManagementWorker:
         if section.certificate:
             files = {"ssl_certfile": str(folder / section.certificate), "ssl_keyfile": str(folder / section.key)}
         config = uvicorn.Config(
-            self._app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=int(PATIENCE) + 1,
+            self._app, log_config=None, access_log=False, lifespan="on", server_header=False, timeout_graceful_shutdown=int(PATIENCE) + 1,
             timeout_keep_alive=30, proxy_headers=False, ws="none", **files,
         )  # fmt: skip
         config.load()
