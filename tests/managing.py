@@ -1,4 +1,4 @@
-"""A management plane over HTTP for tests: the real API over a real Plane in a thread, with regions that run at once; and commands for it."""
+"""A management plane for tests: the real API over a real Plane in a thread, with regions that run at once; and commands for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from lbcore.service.rotation import Look
 from lbcore.service.store import Store
 from lbcore.service.tokens import issue
 
-HELLO = {"apis": [{"name": "hello", "path": "/hello", "policies": {"inbound": [{"policy": "return-response", "status": 200, "body": "1"}]}}]}
+ANSWER = {"policy": "return-response", "status": 200, "body": "1"}
+HELLO = {"apis": [{"name": "hello", "path": "/hello", "policies": {"inbound": [ANSWER]}}]}
 TIMES = Times(sync=5.0, probe=5.0, drain=0.1, remembered=0.0, pause=0.02, hold=0.0)
 PATIENCE = 60.0  # seconds for what takes milliseconds
 

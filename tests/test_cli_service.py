@@ -33,7 +33,7 @@ def made(served: Managed) -> Iterator[Managed]:
     served.settled()
     if [(each.name, each.units) for each in state(served).service.locations] != [("westus2", 1), ("westeurope", 1)]:
         wish = {"sku": {"capacity": 1}, "properties": {"additionalLocations": [{"location": "westeurope"}]}}
-        ok(served, "regions", "save", saved(served, wish), "--acknowledge-vip-change", "--force")
+        ok(served, "regions", "save", saved(served, wish), "--acknowledge-vip-change", "--force", "--yes")
 
 
 # ===== list
@@ -131,7 +131,8 @@ def test_vip_changes_must_be_acknowledged(made: Managed) -> None:
 
 
 def test_all_violations_are_a_table(made: Managed) -> None:
-    wish = {"sku": {"capacity": 99}, "properties": {"additionalLocations": [{"location": "westus2"}, {"location": "atlantis", "colour": 1}]}}
+    rows = [{"location": "westus2"}, {"location": "atlantis", "colour": 1}]
+    wish = {"sku": {"capacity": 99}, "properties": {"additionalLocations": rows}}
     said = refused(made, 2, "regions", "save", saved(made, wish))
     for code in ("InvalidSkuCapacity", "DuplicateLocation", "LocationNotAvailable", "UnknownProperty"):
         assert re.search(rf"^{code} +\S", said, re.MULTILINE), said
@@ -219,7 +220,8 @@ def test_a_plan_of_a_file_says_what_save_then_does(made: Managed) -> None:
     text = ok(made, "regions", "plan", file, role="reader")
     for words in ("update  West US 2    1 -> 2 units", "delete  West Europe", "failover: down ", "sla: 99.99"):
         assert words in text
-    done = given_json(made, "regions", "save", file)
+    assert "--yes" in refused(made, 2, "regions", "save", file), "it removes West Europe"
+    done = given_json(made, "regions", "save", file, "--yes")
     assert [*done["locations"]] == ["eastasia", "westus2", "westeurope"]
     assert [(each.name, each.units) for each in state(made).service.locations] == [("westus2", 2), ("eastasia", 3)]
     assert given_json(made, "regions", "plan", file)["empty"]
@@ -243,12 +245,28 @@ def test_a_plan_needs_no_management_plane() -> None:
     assert (found["from"], found["sla"], len(found["creates"])) == ("file", 99.99, 3)
 
 
+def test_zones_and_networks_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "wish.toml"
+    subnet = "/subscriptions/s/resourceGroups/r/providers/Microsoft.Network/virtualNetworks/v/subnets/n"
+    file.write_text(
+        f"""[service]\ntier = "Premium"\nvirtual_network_type = "External"\n[service.primary]\nname = "westus2"\nunits = 3\n"""
+        f"""zones = ["1", "2", "3"]\nvirtual_network = {{ subnet_resource_id = "{subnet}", location = "westus2" }}\n"""
+    )
+    done = lbcore("regions", "plan", file, "--offline", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["sla"] == 99.99
+    file.write_text(file.read_text().replace("units = 3", "units = 4"))
+    assert "UnitsNotMultipleOfZones" in lbcore("regions", "plan", file, "--offline").stderr
+
+
 def test_a_plan_of_a_file_that_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "lbcore.toml"
     file.write_text('[[service.regions]]\nname = "westus2"\n[[service.regions]]\nname = "westeurope"\nunits = 99\n')
     done = lbcore("regions", "plan", file, "--offline")
     assert done.exit_code == 2
     assert "InvalidSkuCapacity" in done.stderr
+    file.write_text('[management]\nprimary = "http://127.0.0.1:9180"\n')
+    assert "names no region" in lbcore("regions", "plan", file, "--offline").stderr, "or it would remove them all"
     for text in ("[1]", "{", "null"):
         (tmp_path / "wish.json").write_text(text)
         assert lbcore("regions", "plan", tmp_path / "wish.json", "--offline").exit_code == 2
@@ -267,7 +285,7 @@ def test_a_service_that_is_not_there_is_created(tmp_path: Path) -> None:
 # ===== whom it asks
 
 
-@pytest.mark.parametrize("args", [("regions", "list"), ("regions", "add", "eastasia"), ("config", "revisions"), ("config", "rollback", "1.1")])
+@pytest.mark.parametrize("args", [("regions", "list"), ("regions", "add", "eastasia"), ("config", "revisions"), ("config", "win", "--yes")])
 def test_nobody_answers(args: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
