@@ -85,6 +85,7 @@ def overview() -> v.Overview:
             Series("West US 2", (0.47,) * 100 + (0.66,) * 20), Series("West Europe", (0.34,) * 120),
             Series("East Asia", (0.19,) * 100 + (0.0,) * 20), Series("Brazil South", (0.0,) * 120),
         ),
+        edges=(v.Edge("front", "Online", 1.0, "1.41", 2, 4, 12), v.Edge("dns-2", "Warning", 25.0, "1.40", 3, 4)),
     )  # fmt: skip
 
 
@@ -272,7 +273,7 @@ class _Portal(BaseHTTPRequestHandler):
             asset = files()[path.rpartition("/")[2]]
             self._answer(asset.body, asset.type)
         elif path == "/portal/events":
-            self._stream(["notices", "map", "regions", "events"])
+            self._stream(["notices", "map", "regions", "edges", "events"])
         elif path.startswith("/portal/operations/"):
             self.server.ending.wait(60)  # type: ignore[attr-defined]
             self._stream([], event("steps", part("steps", progress("Succeeded"))) + event("done", ""))

@@ -23,6 +23,7 @@ from lbcore.listener import Listener
 from lbcore.service.api import application, secondary
 from lbcore.service.founding import NodeTokens, plane_of, store_path
 from lbcore.service.plane import Plane
+from lbcore.service.portal.routes import mount
 from lbcore.service.standby import Standby
 from lbcore.service.store import Store
 
@@ -133,6 +134,7 @@ class ManagementWorker:
             plane = plane_of(self._settings, store, plane_url(self._section, self._address))
             await _entered(stack, plane)
             app = application(plane, **self._allowed())
+            mount(app, plane, app.state.verifier, secure=bool(self._section.certificate))
             self._stack = stack.pop_all()
         return app
 

@@ -68,8 +68,8 @@ def latency(series: Sequence[Series], end: datetime, span: float, *, name: str =
     return _chart(title, name, lines, f"Newest values: {told or 'none'}.", left, series, ms, end, span)
 
 
-def share(series: Sequence[Series], end: datetime, span: float, *, name: str = "share") -> Chart:
-    """Give the regions' shares of the clients, 0 to 1, stacked upon each other, over the `span` seconds before `end`.
+def share(series: Sequence[Series], end: datetime, span: float, *, of: str = "clients", name: str = "share") -> Chart:
+    """Give the regions' shares of the clients, 0 to 1, stacked upon each other, over the `span` seconds before `end`. of: what is counted
 
     Of more than 8 regions the largest now, and all others as one.
     """
@@ -79,7 +79,7 @@ def share(series: Sequence[Series], end: datetime, span: float, *, name: str = "
     areas = Markup("").join(_area(lower, upper, _style(index, series)) for index, (lower, upper) in enumerate(_stacked(series)))
     told = "; ".join(f"{line.name} {percent(_newest(line))}" for line in series)
     left = tuple(percent((TICKS - tick) / TICKS) for tick in range(TICKS + 1))
-    return _chart("Share of clients", name, areas, f"Newest values: {told or 'none'}.", left, series, percent, end, span)
+    return _chart(f"Share of {of}", name, areas, f"Newest values: {told or 'none'}.", left, series, percent, end, span)
 
 
 def sparkline(values: Sequence[float | None], label: str) -> Markup:

@@ -40,7 +40,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A client group and the region where it goes. lat, lon: of the group; ms: estimated round trip; share: of all clients, 0 to 1.
+    """A client group and the region where it goes. lat, lon: of the group; ms: estimated round trip; share: of all addresses, 0 to 1.
 
     to_lat, to_lon: of the region; failover: whether it goes there because its own region cannot be reached
     """
@@ -151,7 +151,7 @@ def _flow(flow: Flow) -> Markup:
     path = "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) for line in lines)
     x, y = project(flow.lat, flow.lon)
     share = min(1.0, max(0.0, flow.share))
-    told = f"{flow.group} to {flow.region}: {ms(flow.ms)}, {percent(flow.share)} of clients{', failed over' if flow.failover else ''}"
+    told = f"{flow.group} to {flow.region}: {ms(flow.ms)}, {percent(flow.share)} of addresses{', failed over' if flow.failover else ''}"
     return Markup(
         '<g class="flow band-{}{}"><title>{}</title><path d="{}" stroke-width="{:.2f}"/><circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/></g>'
     ).format(

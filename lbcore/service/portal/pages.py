@@ -36,7 +36,8 @@ PAGES: Mapping[type, str] = {
 }  # fmt: skip
 PARTS: Mapping[str, type] = {
     "notices": views.Overview, "map": views.Overview, "regions": views.Overview, "groups": views.Overview, "charts": views.Overview,
-    "events": views.Overview, "locations": views.ScaleAndPricing, "plan": views.Plan, "progress": views.Progress, "steps": views.Progress,
+    "edges": views.Overview, "events": views.Overview, "locations": views.ScaleAndPricing, "plan": views.Plan,
+    "progress": views.Progress, "steps": views.Progress,
     "problem": views.Problem, "timing": views.Timing,
 }  # fmt: skip
 NAVIGATION = (

@@ -26,8 +26,8 @@ from lbcore.service.portal.form import Draft
 from lbcore.service.portal.map import Flow, Site
 
 __all__ = [
-    "Action", "Api", "ApiOperation", "Candidate", "DeveloperPortal", "Endpoint", "Event", "Explain", "Failure", "GroupRow", "LocationRow",
-    "Login", "Monitor", "Notice", "Offer", "Overview", "Page", "Part", "Plan", "PlanStep", "Problem", "Progress", "Region",
+    "Action", "Api", "ApiOperation", "Candidate", "DeveloperPortal", "Edge", "Endpoint", "Event", "Explain", "Failure", "GroupRow",
+    "LocationRow", "Login", "Monitor", "Notice", "Offer", "Overview", "Page", "Part", "Plan", "PlanStep", "Problem", "Progress", "Region",
     "RegionProgress", "ScaleAndPricing", "Setting", "TierOffer", "Timing", "TrafficManager", "View", "VipChange",
 ]  # fmt: skip
 
@@ -111,7 +111,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """Where one client group goes. measured: by samples, else by prior only;  reason: home, failover, fail_open, first, none."""
+    """Where one client group goes. measured: by samples, else by prior only;  reason: home, failover, fail_open, first, none
+
+    share: of all addresses that are its, 0 to 1
+    """
 
     group: str
     region: str
@@ -119,6 +122,22 @@ class GroupRow:
     share: float | None
     measured: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A front door or DNS server, as it reported last, `age` seconds ago. rotation: the one it follows;  up: of `regions`, those it sees up
+
+    inflight: calls under way through it
+    """
+
+    name: str
+    status: str
+    age: float
+    rotation: str
+    up: int
+    regions: int
+    inflight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +155,7 @@ class Overview:
     """The service now, and over the `span` seconds before.
 
     at: when the figures were taken;  groups, flows: the largest client groups;  latency, share: one series for each region
+    share_of: what regions have a share of: "calls", as edges count them, or "addresses" while nobody counts
     """
 
     at: datetime
@@ -149,6 +169,8 @@ class Overview:
     latency: tuple[Series, ...] = ()
     share: tuple[Series, ...] = ()
     span: float = 3600.0
+    share_of: Literal["calls", "addresses"] = "calls"
+    edges: tuple[Edge, ...] = ()
 
 
 # ===== scale and pricing

@@ -24,7 +24,7 @@ TONES: Mapping[str, Tone] = {
     "Disabled": "off", "Inactive": "off", "disabled": "off", "Deleted": "off", "Canceled": "off",
     "CheckingEndpoint": "busy", "CheckingEndpoints": "busy", "draining": "busy", "Created": "busy", "Activating": "busy",
     "SyncingConfig": "busy", "Warming": "busy", "Updating": "busy", "Draining": "busy", "Terminating": "busy", "Syncing": "busy",
-    "InProgress": "busy", "Waiting": "busy",
+    "InProgress": "busy", "Waiting": "busy", "Unknown": "off",
 }  # fmt: skip
 
 BANDS: tuple[tuple[str, float], ...] = (("near", 50.0), ("fair", 100.0), ("far", 200.0), ("poor", math.inf))  # name, below so many ms

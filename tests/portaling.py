@@ -1,0 +1,153 @@
+"""A portal for tests: a real Plane over a real store, with regions that run at once and answer every probe; and who visits it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from lbcore.sense.checks import ProbeResult
+from lbcore.service.api import application
+from lbcore.service.model import location, new_service
+from lbcore.service.operations import Times
+from lbcore.service.plane import Plane, PlaneOptions
+from lbcore.service.portal.routes import Portal, mount
+from lbcore.service.progress import Granted
+from lbcore.service.provisioning import Order, ProvisionError
+from lbcore.service.rotation import Look
+from lbcore.service.store import Store
+from lbcore.service.tokens import issue
+
+DOCUMENT = {
+    "apis": [
+        {"name": "orders", "version": "v1", "display_name": "Orders", "path": "/orders", "backend": "orders",
+         "operations": [{"name": "get", "method": "GET", "path": "/{id}"}, {"name": "create", "method": "POST", "path": "/"}]},
+        {"name": "hello", "path": "/hello", "policies": {"inbound": [{"policy": "return-response", "status": 200, "body": "hello"}]}},
+        {"name": "stock", "version": "2", "versioning": {"by": "header", "name": "Api-Version"}, "hosts": ["stock.contoso.test"],
+         "backend": "orders"},
+    ],
+    "backends": [{"name": "orders", "urls": ["http://127.0.0.1:9001"]}],
+}  # fmt: skip
+TIMES = Times(sync=5.0, probe=5.0, drain=0.2, pause=0.02, hold=0.0)
+
+
+class Regions:
+    """A provisioner whose regions run at once. broken: those that cannot be made;  slow: seconds that each order takes"""
+
+    limit = 30.0
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.broken, self.slow = store, set[str](), 0.0
+        self.down: set[str] = set()
+        self._there: dict[str, str] = {}
+        self._numbers = itertools.count(1)
+
+    async def carry_out(self, order: Order) -> Granted:
+        await asyncio.sleep(self.slow)
+        if order.name in self.broken:
+            raise ProvisionError("quota exceeded")
+        if order.work == "delete":
+            self._there.pop(order.name, None)
+            return Granted()
+        if order.name not in self._there or order.new_public:
+            self._there[order.name] = f"203.0.113.{next(self._numbers)}"
+        return Granted((self._there[order.name],), (), f"http://{order.name}.test")
+
+    async def switch(self, name: str, disabled: bool) -> None: ...
+    async def release(self, name: str, public_ips: tuple[str, ...]) -> None: ...
+    async def close(self) -> None: ...
+
+    async def look(self, name: str, gateway: str) -> Look:
+        latest = self.store.revisions.latest()
+        number = latest.number if latest else None
+        return Look("serving", name, number) if name in self._there else Look(cause="refused")
+
+    async def probe(self, region: Any, *_: Any, **__: Any) -> ProbeResult:
+        down = region.name in self.down
+        return ProbeResult(region.name, not down, "timeout" if down else None, 1.0, 2.0, 200, None, time.monotonic())
+
+
+class Service:
+    """A running Plane with its portal and tokens of every role."""
+
+    def __init__(self, store: Store, regions: Regions, plane: Plane, app: Any, portal: Portal) -> None:
+        self.store, self.regions, self.plane, self.app, self.portal = store, regions, plane, app, portal
+        self.tokens = {role: issue(store, role, f"a {role}", who="test") for role in ("reader", "operator", "owner")}
+        self.tokens["node"] = issue(store, "node", "westus2", who="test")
+
+    async def settled(self) -> None:
+        """Wait until no operation runs."""
+        async with asyncio.timeout(30):
+            while self.store.operations.running() is not None:
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def service(folder: Path, *others: str, **settings: Any) -> AsyncIterator[Service]:
+    """Run a service in West US 2 and other regions, with revision 1.1 published."""
+    with Store(folder / "store.db") as store:
+        regions = Regions(store)
+        first = new_service("contoso", location("West US 2"), additional_locations=tuple(map(location, others)), **settings)
+        options = PlaneOptions(founding=first, times=TIMES)
+        plane = Plane(store, regions, name="contoso", options=options, probe=regions.probe, pages=regions)  # type: ignore[arg-type]
+        async with plane:
+            await plane.configuration.put(DOCUMENT, who="test", why="the first APIs")
+            app = application(plane)
+            made = Service(store, regions, plane, app, mount(app, plane, app.state.verifier))
+            await made.settled()
+            yield made
+
+
+class Visitor:
+    """Somebody with cookies, as a browser would send them."""
+
+    def __init__(self, app: Any, base: str = "http://127.0.0.1:9180") -> None:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False) if app is not None else None
+        self.client = httpx.AsyncClient(transport=transport, base_url=base, trust_env=False)
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        return await self.client.get(path, **options)
+
+    async def post(self, path: str, fields: Any = None, *, csrf: str | None = None, hx: bool = True, **headers: str) -> httpx.Response:
+        sent = {"HX-Request": "true", "X-CSRF-Token": self.csrf if csrf is None else csrf} if hx else {}
+        return await self.client.post(path, data=fields or {}, headers=sent | headers)
+
+    async def sign_in(self, token: str, next: str = "/portal/") -> httpx.Response:
+        page = await self.get("/portal/login")
+        fields = {"token": token, "next": next, "csrf": field(page.text, "csrf")}
+        answer = await self.client.post("/portal/login", data=fields)
+        if answer.status_code == 303:
+            self.csrf = field((await self.get("/portal/scale-and-pricing")).text, "csrf")
+        return answer
+
+
+def field(html: str, name: str) -> str:
+    """Give the value of a form's field."""
+    found = re.search(rf'name="{name}" value="([^"]*)"', html)
+    assert found, f"no field {name}"
+    return found[1]
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """Serve an application on loopback, in a thread; gives its URL."""
+    config = uvicorn.Config(app, "127.0.0.1", 0, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
