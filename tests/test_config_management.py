@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edging import rotation
 
 from lbcore import ConfigError
-from lbcore.config import parse
+from lbcore.config import parse, read
 from lbcore.config.management import Management, plane_url
+from lbcore.service.edge import settings_of
 
 SERVICE = {"name": "contoso", "primary": {"name": "West US 2"}, "regions": [{"name": "westeurope"}]}
 
@@ -83,3 +85,10 @@ def test_wrong_keys_name_the_right_ones() -> None:
 
 def test_addresses_are_listened_on_once() -> None:
     assert [*wrong({"service": SERVICE, "management": {"listen": "127.0.0.1:8080"}, "http": {}})] == ["http.listen[0]"]
+
+
+def test_a_node_that_manages_serves_by_its_own_rotation_too() -> None:
+    file = read(b'[service]\nname = "contoso"\n[service.primary]\nname = "West US 2"\n[management]\n[http]\n[sync]\n', "lbcore.toml")
+    made = settings_of(file, rotation((1, 6)))
+    assert [(region.name, region.addresses) for region in made.regions] == [("westeurope", ("192.0.2.1",))]
+    assert made.following == file.following is not None

@@ -197,8 +197,11 @@ def read(content: bytes, path: str | os.PathLike[str]) -> Settings:
     return replace(parse(data, str(file), file.parent), content=content)
 
 
-def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()) -> Settings:
-    """Check settings that were read already. `name` opens every violation; relative paths start in `folder`."""
+def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path(), *, founding: bool = True) -> Settings:
+    """Check settings that were read already. `name` opens every violation; relative paths start in `folder`.
+
+    founding: beside `[management]`, the regions are those that a service is to be created with, not those that it has
+    """
     problems, document = _shape(data)
     spoilt = {where for where, *_ in problems}
     regions, found = _regions(data, spoilt)
@@ -208,7 +211,7 @@ def parse(data: Mapping[str, Any], name: str = "settings", folder: Path = Path()
     problems += [*_detector_problems(data, spoilt, monitor), *_database_problems(data, spoilt, folder), *_zone_problems(data)]
     if document is not None:
         problems += [*profiles.problems(document), *roles.problems(document, folder), *following.problems(document, folder)]
-        problems += management.problems(document, folder)
+        problems += management.problems(document, folder, founding)
     if problems or document is None:
         problems.sort(key=lambda problem: _place_in(data, problem[0]))
         raise ConfigError(Violation(f"{name}: {_dotted(where)}", value, expected, near) for where, value, expected, near in problems)

@@ -81,15 +81,15 @@ def plane_url(section: Management, address: tuple[str, int] | None = None) -> st
     return section.url or f"{'https' if section.certificate else 'http'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
 
-def problems(document: Document, folder: Path) -> Iterator[Problem]:
-    """Give what is wrong between the keys of the multi-region service."""
+def problems(document: Document, folder: Path, founding: bool) -> Iterator[Problem]:
+    """Give what is wrong between the keys of the multi-region service. founding: as for `parse`"""
     section = document.management
     if section is None:
         yield from _idle(document)
         return
     if section.primary:
         yield from _beside_primary(section)
-    else:
+    elif founding:
         yield from _founding(document)
     yield from _listening(section)
     for key in ("certificate", "key", "standby_token", "standby_ca"):

@@ -63,7 +63,7 @@ def settings_of(settings: Settings, rotation: Rotation) -> Settings:
         "service": {"name": rotation.service, "domain": rotation.domain, "regions": [*map(_entry, rotation.regions)]},
         "traffic_manager": _traffic_manager(rotation, own.get("traffic_manager", {}), name),
     }
-    made = parse(data, name, settings.folder)
+    made = parse(data, name, settings.folder, founding=False)
     draining = frozenset(one.name for one in rotation.regions if one.draining)
     hosts = {} if rotation.network_mode == "Internal" else _hosts(rotation)
     return replace(made, name=settings.name, content=settings.content, rotation=rotation.document, draining=draining, hosts=hosts)
