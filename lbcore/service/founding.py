@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lbcore.config import Settings
+from lbcore.config import Settings, split_listen
+from lbcore.config.fields import is_loopback
 from lbcore.config.management import Management, plane_url
 from lbcore.config.schema import RegionEntry
 from lbcore.detect import Detector
@@ -55,7 +56,7 @@ def check(settings: Settings) -> None:
     section = settings.document.management
     if section is None or section.primary:
         return
-    found = [*_wrong_provisioner(settings, section), *_wrong_service(settings)]
+    found = [*_wrong_provisioner(settings, section), *_wrong_service(settings), *_without_token(settings, section)]
     if found:
         raise ConfigError(found)
 
@@ -110,6 +111,19 @@ def _wrong_service(settings: Settings) -> Iterator[Violation]:
 def _facts(settings: Settings) -> Facts:
     section = section_of(settings)
     return Facts(max_units=section.max_units_per_location, strict_azure=section.strict_azure)
+
+
+def _without_token(settings: Settings, section: Management) -> Iterator[Violation]:
+    """Refuse to be seen by others while nobody can sign in: there is no need to, and whoever comes first must not be the owner."""
+    host, _ = split_listen(section.listen)
+    if is_loopback(host):
+        return
+    path = store_path(settings)
+    if path.is_file():
+        with Store(path) as store:
+            if any(row.role == "owner" and row.revoked is None for row in store.tokens.all()):
+                return
+    yield Violation(f"{settings.name}: management.listen", section.listen, "an owner's token first: `lbcore token create`")
 
 
 # ===== the plane

@@ -69,7 +69,7 @@ class Events:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database, self._clock = database, clock
 
-    def add(self, kind: str, region: str = "", **detail: Any) -> int:
+    def add(self, kind: str, region: str = "", /, **detail: Any) -> int:
         """Write an event and give its id; detail: JSON values."""
         row = (self._clock(), clean(kind), clean(region), json.dumps(detail))
         with self._database.writing() as connection:

@@ -30,7 +30,7 @@ from lbcore.region import Region, canonical
 from lbcore.sense.checks import Check, check
 from lbcore.sense.monitor import STATUS_PATH, Monitor
 from lbcore.service import traffic_manager as profiles
-from lbcore.service.backup import Manifest, Restored, backup, restore
+from lbcore.service.backup import Manifest, Restored, backup, inspect, restore
 from lbcore.service.body import accepted, as_body, patched
 from lbcore.service.codes import Violation, refusal
 from lbcore.service.configuration import Latest, Report, Tag, read_tags
@@ -59,8 +59,10 @@ logger = logging.getLogger(__name__)
 
 TRAFFIC_MANAGER = "trafficManager"  # the store's name of that document
 LOOK_AROUND = 1.0  # seconds between two looks for what another process wrote
+WAIT = 0.05  # seconds between two looks whether edges follow
 JUDGE = 0.25  # seconds between two looks at statuses
 LEARN = 4.0  # seconds between two takings over of what edges learned
+SEEN_BY_EDGE = "RegionStatusChanged"
 MOST_EVENTS = 20  # of one report that are kept
 Body = dict[str, Any]
 
@@ -137,8 +139,10 @@ class Plane:
             clock=self._monotonic, locate=self.options.locate, detector=self.options.detector, anchors=self.options.anchors, probe=probe
         )
         self._known = _Known(None, None, 0, 0)
+        self._properties: Body = {}  # of the profile in use, as GET shows them
         self._manager: tuple[str, Service, profiles.TrafficManager] | None = None
         self._rotation: Rotation | None = None
+        self._awaited: Number | None = None  # the rotation in which a region has gone, or serves no longer
         self._turned = asyncio.Condition()
         self._refreshing = asyncio.Lock()
         self._draining_since: dict[str, Number] = {}
@@ -192,10 +196,13 @@ class Plane:
 
     async def _looking_around(self) -> None:
         """See what other processes write to the store: restore, promote, fence."""
+        seen: object = None
         while True:
             await asyncio.sleep(LOOK_AROUND)
             try:
-                await self.refresh()
+                if (marks := await self._call(self.store.marks)) != seen:
+                    await self.refresh()
+                    seen = marks
             except ServiceError as error:
                 logger.warning("the store: %s", error)
             except Exception:
@@ -234,7 +241,7 @@ class Plane:
                 logger.warning("the store: %s", error)
                 await asyncio.sleep(LOOK_AROUND)
 
-    async def _event(self, kind: str, region: str = "", **detail: Any) -> None:
+    async def _event(self, kind: str, region: str = "", /, **detail: Any) -> None:
         try:
             await self._call(partial(self.store.events.add, kind, region, **detail))
         except ServiceError as error:
@@ -511,6 +518,8 @@ class Plane:
         before = self._rotation
         if before is None or not _same(before, made):
             self._rotation = made
+            if before is not None and _loses(before, made):
+                self._awaited = made.number
             self.changes.tell("rotation")
         for name in [*self._draining_since]:
             if (place := made.get(name)) is None or not place.draining:
@@ -518,7 +527,7 @@ class Plane:
         for place in made.regions:
             if place.draining:
                 self._draining_since.setdefault(place.name, made.number)
-        properties = body.get("properties", {})
+        self._properties = properties = body.get("properties", {})
         off = {place.name for place in made.regions} if properties.get("profileStatus") == "Disabled" else switched_off(properties)
         monitor = replace(manager.monitor, **self.options.monitor_files) if manager else self._watching.monitor
         if manager is not None:
@@ -555,15 +564,9 @@ class Plane:
 
     async def show(self, listed: Mapping[str, Listed]) -> None:
         """Be the data plane's half for operations: tell edges, and wait for those that are heard of to follow when a region goes."""
-        before = self._rotation
         await self.refresh()
-        now = self._rotation
-        if before is None or now is None or not _loses(before, now):
-            return
-        while not self._edges.follow(now.number):
-            if self._rotation is not now:
-                now = self._rotation or now
-            await asyncio.sleep(0.05)
+        while self._awaited is not None and not self._edges.follow(self._awaited):
+            await asyncio.sleep(WAIT)
 
     # ===== what edges say
 
@@ -572,15 +575,25 @@ class Plane:
         report = read_report(edge, body, self._monotonic())
         known = set(self._regions())
         report = replace(report, regions={name: one for name, one in report.regions.items() if name in known})
-        self._edges.note(replace(report, learned=b"", events=()))
+        before = self._edges.note(replace(report, learned=b"", events=()))
         for event in report.events[:MOST_EVENTS]:
             if event.region in known:
-                detail = {"edge": report.edge, "before": event.before, "after": event.after, "cause": event.cause, "seen": event.at}
-                await self._event(event.kind, event.region, **detail)
+                detail: Body = {"edge": report.edge, "before": event.before, "after": event.after, "cause": event.cause, "seen": event.at}
+                if event.kind != SEEN_BY_EDGE:  # no edge writes what operations and the primary itself do
+                    detail["kind"] = event.kind
+                await self._event(SEEN_BY_EDGE if event.kind == SEEN_BY_EDGE else "EdgeEvent", event.region, **detail)
+        await self._doubt(report, before)
         now = self._monotonic()
         if report.learned and now - self._learned_at >= LEARN:
             self._learned_at = now
             await self._call(self._watching.learn, report.learned)
+
+    async def _doubt(self, report: EdgeReport, before: EdgeReport | None) -> None:
+        """Say that an edge follows a rotation which this primary has not made: another primary's, or a lie."""
+        if report.rotation is None or self._rotation is None or report.rotation <= self._rotation.number:
+            return
+        if before is None or before.rotation != report.rotation:
+            await self._event("EdgeAhead", edge=report.edge, rotation=str(report.rotation), own=str(self._rotation.number))
 
     def edges(self) -> list[EdgeReport]:
         """Give the last report of each edge, the newest first; `received` is `monotonic` seconds."""
@@ -596,7 +609,7 @@ class Plane:
         state = self._known.state
         if state is None:
             return {}
-        profile = self._properties()
+        profile = self._properties
         return {
             name: endpoint_status(each, state.of(name), profile, self._edges.status(name) or self._watching.seen(name))
             for name, each in all_regions(state).items()
@@ -609,7 +622,7 @@ class Plane:
 
     def endpoints(self) -> list[Body]:
         """Give the endpoints of the profile with their statuses; none in network mode Internal (R51)."""
-        state, profile = self._known.state, self._properties()
+        state, profile = self._known.state, self._properties
         if state is None or state.service.network_mode == "Internal":
             return []
         told = {canonical(one["region"]): one for one in profile.get("endpoints", ()) if one.get("region")}
@@ -619,7 +632,7 @@ class Plane:
 
     def _endpoint(self, state: ServiceState, name: str, told: Mapping[str, Any], status: str) -> Body:
         each, runs = all_regions(state)[name], state.of(name)
-        off = name in switched_off(self._properties())
+        off = name in switched_off(self._properties)
         return {
             "name": name, "displayName": each.display_name, "target": f"{state.service.regional_label(name)}.regional."
             f"{state.service.domain}", "type": "AzureEndpoints", "endpointStatus": "Disabled" if off else "Enabled",
@@ -633,14 +646,7 @@ class Plane:
         state = self._known.state
         if state is None or state.service.network_mode == "Internal":
             return "Inactive"
-        return profile_status(self._properties(), self.statuses().values())
-
-    def _properties(self) -> Body:
-        if self._known.state is None:
-            return {}
-        body: Body = self._used_profile(self._known)[1]
-        found: Body = body.get("properties", {})
-        return found
+        return profile_status(self._properties, self.statuses().values())
 
     # ===== decisions
 
@@ -700,10 +706,11 @@ class Plane:
         return manifest
 
     async def restore(self, path: str | os.PathLike[str], *, who: str, why: str = "", allow_expired: bool = False) -> Restored:
-        """Take what is wanted, and the configurations, from a backup (R47, R50); refusals as `backup.restore`."""
-        restored: Restored = await self._call(
-            partial(restore, self.store, path, name=self.name, who=who, why=why, allow_expired=allow_expired)
-        )
+        """Take what is wanted, and the configurations, from a backup (R47, R50); refusals as `backup.restore`. A Save deploys it then."""
+        state: ServiceState | None = await self._call(self.store.state)
+        tier = state.service.tier if state else (await self._call(inspect, path)).tier
+        take = partial(restore, self.store, path, name=self.name, tier=tier, who=who, why=why, allow_expired=allow_expired)
+        restored: Restored = await self._call(take)
         await self.refresh()
         self.changes.tell("state", "configuration")
         return restored

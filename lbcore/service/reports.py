@@ -117,9 +117,9 @@ class _Reader:
     def _edge(self, bound: str, given: object) -> str:
         if not isinstance(given, str) or not _EDGE.fullmatch(given):
             self._wrong("1..63 letters, digits, dots, hyphens and underscores", given, "edge")
-        elif bound and given != bound:
+        elif bound and canonical(given) != canonical(bound):
             self._wrong(f"{shown(bound)}, for which the token is", given, "edge")
-        return str(given)
+        return canonical(str(given)[:100])
 
     def _rotation(self, given: object) -> Number | None:
         if given in (None, ""):
@@ -219,12 +219,13 @@ class Edges:
         self._clock, self._fresh = clock, fresh
         self._reports: dict[str, EdgeReport] = {}
 
-    def note(self, report: EdgeReport) -> None:
-        """Take a report; of too many edges the one not heard of for the longest time is forgotten."""
-        self._reports.pop(report.edge, None)
+    def note(self, report: EdgeReport) -> EdgeReport | None:
+        """Take a report and give the one before; of too many edges the one not heard of for the longest time is forgotten."""
+        before = self._reports.pop(report.edge, None)
         self._reports[report.edge] = report  # last: they stand in the order in which they came
         if len(self._reports) > MOST_EDGES:
             del self._reports[next(iter(self._reports))]
+        return before
 
     @property
     def all(self) -> list[EdgeReport]:

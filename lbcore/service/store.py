@@ -77,6 +77,16 @@ class Store:
         with self.database.reading() as connection:
             return self.read(connection)
 
+    def marks(self) -> tuple[object, ...]:
+        """Give what is another when anything here was written but events, tokens and the steps of an operation's journal."""
+        query = (
+            "SELECT (SELECT etag FROM service), (SELECT group_concat(etag) FROM document), (SELECT max(epoch) FROM epoch), "
+            "(SELECT group_concat(value) FROM meta)"
+        )
+        with self.database.reading() as connection:
+            found: tuple[object, ...] = connection.execute(query).fetchone()
+            return found
+
     @property
     def sequence(self) -> int:
         """Give the number of the last state that was written, also of a service that is gone; 0 before the first."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +26,7 @@ __all__ = ["Watching", "detector_of"]
 
 logger = logging.getLogger(__name__)
 
+MOST_LEARNED = 64 << 20  # bytes
 NOBODY = Region("nowhere", 0.0, 0.0, enabled=False)  # a Balancer has one region at least; this one never serves
 
 
@@ -95,7 +97,15 @@ class Watching:
 
     def learn(self, state: bytes) -> None:
         """Take over what an edge learned; what cannot be used is logged. It takes time: not on the event loop."""
-        Learned(state, {}).give(self.lb)
+        try:
+            size = len(zlib.decompressobj().decompress(state[12:], MOST_LEARNED))
+        except zlib.error as error:
+            logger.warning("what an edge learned cannot be used: %s", error)
+            return
+        if size < MOST_LEARNED:  # a small report may unpack to whatever there is memory for
+            Learned(state, {}).give(self.lb)
+        else:
+            logger.warning("what an edge learned is too much to be true")
 
     # ---- run
 
