@@ -369,10 +369,7 @@ class Plane:
         if (epoch := await self._call(_fence_of, self.store)) is not None:
             raise ServiceError("Fenced", f"another primary has taken over with epoch {epoch}; this one is read-only")
         self._precondition(state.etag if state else "", if_match, writes)
-        running: Operation | None = await self._call(self.store.operations.running)
-        if running is not None:
-            message = f"operation {running.id} ({running.kind}, begun by {running.who}) is in progress; wait for it, or cancel it"
-            raise ServiceError("OperationInProgress", message, running.id)
+        await self._call(_refuse_while_busy, self.store)
 
     def _precondition(self, etag: str, if_match: str | None, writes: bool = True) -> None:
         if writes and if_match is None and etag and self.options.require_if_match:
@@ -798,6 +795,11 @@ def _asked(ask: Callable[[], Any]) -> Any:
 
 def _fence_of(store: Store) -> int | None:
     return store.fenced
+
+
+def _refuse_while_busy(store: Store) -> None:
+    with store.database.reading() as connection:
+        store.refuse_while_busy(connection)
 
 
 def _rewished(now: ServiceState, before: ServiceState, wanted: Service) -> ServiceState:

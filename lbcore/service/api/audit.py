@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ Audit = Callable[[dict[str, Any]], object]
 logger = logging.getLogger("lbcore.audit")
 
 READING = ("GET", "HEAD", "OPTIONS")
+_TOKEN = re.compile(r"(lbcore_[0-9a-f]{12}_)[A-Za-z0-9_-]+")  # that somebody put where it does not belong
 TURNED_AWAY = (401, 403, 413, 421, 429)
 
 
@@ -41,8 +43,12 @@ def line(
     *, request: str, client: str, method: str, path: str, status: int, code: str, known: dict[str, Any], seconds: float
 ) -> dict[str, Any]:  # fmt: skip
     """Give a line. known: what the request turned out to be: who, id, role, why, operation"""
-    said = {key: clean(str(known[key])) for key in ("who", "role", "why", "operation") if known.get(key)}
+    said = {key: _shown(str(known[key]), 1000) for key in ("who", "role", "why", "operation") if known.get(key)}
     return {
-        "request": request, "client": client, "method": clean(method)[:20], "path": clean(path)[:300], "status": status,
+        "request": request, "client": client, "method": _shown(method, 20), "path": _shown(path, 300), "status": status,
         **({"code": code} if code else {}), **said, "ms": round(seconds * 1000, 1),
     }  # fmt: skip
+
+
+def _shown(text: str, most: int) -> str:
+    return clean(_TOKEN.sub(r"\1…", text))[:most]
