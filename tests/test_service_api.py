@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desks import APIS, M, Desk, codes, managed
+from desks import APIS, Desk, M, codes, managed
 
 from lbcore.service.configuration import Number, Report, Tag
 from lbcore.service.remote import report_text

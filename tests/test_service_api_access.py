@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from desks import Desk, M, codes, managed
 from fastapi.routing import APIRoute
-from desks import M, Desk, codes, managed
 from starlette.routing import Route
 
 from lbcore.service.api import BOOKS
@@ -176,12 +176,14 @@ async def test_every_write_and_everybody_turned_away_is_written_down(desk: Desk)
     await desk.ask("GET", "", "reader")
     assert desk.audit == []
     await desk.ask("PUT", "locations/eastasia", "reader", json={"location": "eastasia"})
-    done = await desk.ask("PUT", "locations/eastasia", "operator", json={"location": "eastasia"}, headers={"if-match": "*", "x-lbcore-why": "y"})
+    why = {"if-match": "*", "x-lbcore-why": "y"}
+    done = await desk.ask("PUT", "locations/eastasia", "operator", json={"location": "eastasia"}, headers=why)
     await desk.done(done)
     await desk.ask("PATCH", "", "operator", json={}, headers={"if-match": "no", "x-request-id": "mine"})
     await desk.ask("GET", "", "garbage")
     await desk.client.get(M, headers={"host": "evil.example"})
-    told = [(line["method"], line["status"], line.get("code"), line.get("role"), line.get("who", "").partition(" ")[0]) for line in desk.audit]
+    names = [line.get("who", "").partition(" ")[0] for line in desk.audit]
+    told = [(one["method"], one["status"], one.get("code"), one.get("role"), name) for one, name in zip(desk.audit, names, strict=True)]
     assert told == [
         ("PUT", 403, "AuthorizationFailed", "reader", "an-reader"),
         ("PUT", 202, None, "operator", "an-operator"),
@@ -200,7 +202,8 @@ async def test_no_token_is_written_down(desk: Desk, caplog: pytest.LogCaptureFix
     made = (await desk.ask("POST", "tokens", json={"role": "owner", "name": "ann"})).json()["token"]
     desk.tokens |= {"ann": made, "almost": made[:-1] + ("A" if made[-1] != "A" else "B")}
     for who in ("ann", "almost", "expired", "revoked"):
-        for method, path in (("GET", ""), ("PUT", ""), ("PATCH", "nothing"), ("POST", f"tokens?token={made}"), ("GET", f"operations/{made}")):
+        places = (("GET", ""), ("PUT", ""), ("PATCH", "nothing"), ("POST", f"tokens?token={made}"), ("GET", f"operations/{made}"))
+        for method, path in places:
             await desk.ask(method, path, who, json={"token": made, "why": made})
     await desk.client.get(f"/{made}", headers={"x-lbcore-why": "x"})
     logged = [f"{record.getMessage()} {record.exc_text}" for record in caplog.records if record.name != "httpx"]  # the client's own

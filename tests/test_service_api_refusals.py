@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
-from desks import APIS, M, Desk, codes, managed
+from desks import APIS, Desk, M, codes, managed
 from service_worlds import public_ip, subnet
 
 from lbcore.service.facts import Facts, Live
@@ -232,7 +232,7 @@ def profile(**settings: Any) -> dict[str, Any]:
     return {"properties": settings}
 
 
-E, W = {"region": "eastasia"}, {"region": "westus2"}
+E, W, LOOP = {"region": "eastasia"}, {"region": "westus2"}, {"profile": "a"}
 PROFILES: list[Row] = [
     *(("V20", "PATCH", "trafficManager", monitor(**one), 400, {"InvalidMonitorConfig"}) for one in (
         {"intervalInSeconds": 0}, {"intervalInSeconds": 10, "timeoutInSeconds": 10}, {"toleratedNumberOfFailures": -1},
@@ -249,8 +249,7 @@ PROFILES: list[Row] = [
      {"InvalidMapping"}),
     ("V22", "PATCH", "trafficManager", profile(trafficRoutingMethod="Subnet", endpoints=[E | {"subnets": ["10.0.0.1/8"]}]), 400,
      {"InvalidMapping"}),
-    ("V23", "PATCH", "trafficManager", profile(endpoints=[{"profile": "a"}], profiles=[{"name": "a", "endpoints": [{"profile": "a"}]}]), 400,
-     {"InvalidNesting"}),
+    ("V23", "PATCH", "trafficManager", profile(endpoints=[LOOP], profiles=[{"name": "a", "endpoints": [LOOP]}]), 400, {"InvalidNesting"}),
 ]  # fmt: skip
 
 
