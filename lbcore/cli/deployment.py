@@ -32,7 +32,7 @@ def follow(there: Management, path: str, *, quiet: bool = False) -> Body:
             operation = there.get(path).body
             show(operation)
             while operation["status"] == "InProgress":
-                time.sleep(PAUSE)
+                _pause()
                 operation = _look(there, path)
                 show(operation)
     except KeyboardInterrupt:
@@ -40,6 +40,10 @@ def follow(there: Management, path: str, *, quiet: bool = False) -> Body:
         raise typer.Exit(INTERRUPTED) from None
     result: Body = operation
     return result
+
+
+def _pause() -> None:
+    time.sleep(PAUSE)
 
 
 def _look(there: Management, path: str) -> Body:
@@ -51,7 +55,7 @@ def _look(there: Management, path: str) -> Body:
             if time.monotonic() > deadline:
                 message = f"{error}\nthe operation goes on by itself when the primary is back; `lbcore regions wait` follows it again"
                 raise Failure(message, UNAVAILABLE) from error
-        time.sleep(PAUSE)
+        _pause()
 
 
 def finish(operation: Body, as_json: bool) -> None:

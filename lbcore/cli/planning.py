@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lbcore.cli.common import Failure, print_table, user_files
-from lbcore.config import Settings, load
+from lbcore.config import Settings, load, parse
 from lbcore.region import canonical
 
 __all__ = ["Wish", "plan_alone", "print_plan", "print_steps", "read_json", "settings_of", "vip_lines"]
@@ -26,9 +26,9 @@ class Wish:
         if file is None:
             return
         if file.suffix.lower() == ".toml":
-            with user_files():
-                self.settings = load(file)
-            self._said = tomllib.loads(self.settings.content.decode()).get("service", {})
+            self.settings, self._said = _settings(file)
+            if not (self._said.get("primary") or self._said.get("regions")):
+                raise Failure(f"{file}: it names no region in [service.primary] or [[service.regions]]")
         else:
             self._said = read_json(file)
             if not isinstance(self._said, dict):
@@ -64,6 +64,28 @@ class Wish:
     def domain(self) -> str | None:
         """Give its domain, None where the file does not say."""
         return self._said.get("domain") if self.settings else None
+
+
+def _settings(file: Path) -> tuple[Settings, Body]:
+    """Read an lbcore.toml, and give what it says of the service; zones and networks may stand there without a management plane."""
+    with user_files():
+        try:
+            data = tomllib.loads(file.read_bytes().decode())
+        except ValueError:
+            data = {}
+        said = data.get("service")
+        provisioned = isinstance(said, dict) and "management" not in data and any(map(_provisioned, _tables(said)))
+        settings = parse(data | {"management": {}}, str(file), file.parent) if provisioned else load(file)
+    return settings, said if isinstance(said, dict) else {}
+
+
+def _tables(said: Body) -> list[Any]:
+    regions = said.get("regions")
+    return [said, said.get("primary"), *(regions if isinstance(regions, list) else ())]
+
+
+def _provisioned(table: Any) -> bool:
+    return isinstance(table, dict) and not {"tier", "virtual_network_type", "zones", "virtual_network"}.isdisjoint(table)
 
 
 def read_json(file: Path) -> Any:

@@ -35,6 +35,7 @@ Body = dict[str, Any]
 regions = typer.Typer(cls=Commands, no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="REGION", help="A region's name in any spelling, such as westeurope or \"West Europe\".")]
+MaybeName = Annotated[str, typer.Argument(metavar="[REGION]", help="A region's name. Default: all, one after another.")]
 Wanted = Annotated[
     Path | None,
     typer.Argument(metavar="[FILE]", help="A PATCH body (JSON), or an lbcore.toml with [service] tables. Default: what is wanted already."),
@@ -54,6 +55,7 @@ Force = Annotated[bool, typer.Option("--force", help="Also when that may lose th
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the operation and end.")]
 Why = Annotated[str, typer.Option(metavar="TEXT", help="Reason, for the history.")]
 Sure = Annotated[bool, typer.Option("--yes", help="Yes, remove it.")]
+Going = Annotated[bool, typer.Option("--yes", help="Yes, remove the regions that the file does not name.")]
 Id = Annotated[str, typer.Argument(metavar="[OPERATION]", help="Its id. Default: the newest.")]
 Offline = Annotated[bool, typer.Option("--offline", help="From the file alone, as for a service that does not exist yet.")]
 
@@ -253,11 +255,12 @@ def _alone(wish: Wish, service: str) -> Body:
 @regions.command(epilog="Example: lbcore regions save three-regions.toml --why \"as agreed\"" + SAVING)
 @connected
 def save(
-    there: Management, file: Wanted = None, acknowledge: Acknowledge = False, force: Force = False, no_wait: NoWait = False, why: Why = "",
-    json: AsJson = False,
+    there: Management, file: Wanted = None, yes: Going = False, acknowledge: Acknowledge = False, force: Force = False,
+    no_wait: NoWait = False, why: Why = "", json: AsJson = False,
 ) -> None:  # fmt: skip
     """Make the service as a file says, all or nothing, in one operation; wait until that is done. A service that is not there is created.
 
+    Regions that the file does not name are removed, but not without --yes.
     Without FILE it does what is left to do of what is wanted already, such as what failed.
     """
     wish = Wish(file)
@@ -272,10 +275,18 @@ def save(
             body.setdefault("properties", {})["domain"] = wish.domain
         _end(there, there.send("PUT", "", body, why=why, force=force), no_wait, json)
     else:
-        _save(there, now, wish.body(_primary(now)), acknowledge, force, no_wait, why, json)
+        _save(there, now, wish.body(_primary(now)), acknowledge, force, no_wait, why, json, yes=yes or file is None)
 
 
 # ===== operations
+
+
+@regions.command(epilog="Example: lbcore regions refresh westeurope" + SAVING)
+@connected
+def refresh(there: Management, name: MaybeName = "", no_wait: NoWait = False, why: Why = "", json: AsJson = False) -> None:
+    """Let regions take up what was changed around them, such as their network or the primary, one after another; no VIP changes."""
+    body = {"location": name} if name else None
+    _end(there, there.send("POST", "/applynetworkconfigurationupdates", body, why=why), no_wait, json)
 
 
 @regions.command(epilog="Example: lbcore regions wait")
@@ -322,11 +333,16 @@ def _plan(there: Management, body: Body, force: bool) -> Body:
     return dict(there.send("POST", "/plan", body, force=force).body)
 
 
-def _save(there: Management, now: Answer, body: Body, acknowledge: bool, force: bool, no_wait: bool, why: str, json: bool) -> None:
+def _save(
+    there: Management, now: Answer, body: Body, acknowledge: bool, force: bool, no_wait: bool, why: str, json: bool, *, yes: bool = True
+) -> None:  # fmt: skip
     """Plan, show the plan, and save what was planned from: nobody's changes in between are lost."""
     planned = _plan(there, body, force)
     if not json:
         print_plan(planned)
+    if planned["deletes"] and not yes:
+        going = ", ".join(step["location"] for step in planned["deletes"])
+        raise Failure(f"{going} would be drained and stopped for good; say --yes if that is what you want")
     if planned["vipChanges"] and not acknowledge:
         lines = vip_lines(planned) if json else [f"{len(planned['vipChanges'])} regions' VIPs would change, as listed above"]
         raise Failure("\n".join((*lines, ADVICE["VipChangeNotAcknowledged"])), CONFLICT)

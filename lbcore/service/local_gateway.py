@@ -16,8 +16,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ __all__ = ["READY", "main", "serve"]
 
 logger = logging.getLogger(__name__)
 
+FOLLOWED = ("follow", "primary", "token_file", "ca", "source", "interval")  # settings that say who brings configurations
 READY = b" ready"  # follows the process's number in the lock file
 NEAR = ("127.0.0.0/8",)  # whoever comes to a loopback address is on this machine: its front door is believed about its clients
 
@@ -95,19 +96,35 @@ async def _apply(gateway: Gateway, places: Places, settings: Settings) -> None:
     await places.be(_wanted(settings))
 
 
-@asynccontextmanager
-async def _brought(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
-    """Let configurations be brought for as long as this lasts."""
-    bring = following(settings)
-    task = asyncio.ensure_future(bring(gateway, settings)) if bring else None
-    if task is not None:
-        task.add_done_callback(_told_of_its_end)
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+class _Bringing:
+    """Lets configurations be brought to a gateway, by whom the settings name last."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway, self._task, self._by = gateway, cast("asyncio.Future[None] | None", None), dict[str, Any]()
+
+    async def be(self, settings: Settings) -> None:
+        """Follow whom these settings name; nothing happens when that is who is followed."""
+        by = {key: settings.get(key) for key in FOLLOWED} | {"written": _written(settings.get("token_file"))}
+        if by != self._by:
+            await self.end()
+            self._by, bring = by, following(settings)
+            if bring is not None:
+                self._task = asyncio.ensure_future(bring(self._gateway, settings))
+                self._task.add_done_callback(_told_of_its_end)
+
+    async def end(self) -> None:
+        """Follow nobody."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+
+
+def _written(path: str | None) -> int:
+    """Give when a file was written, 0 when there is none."""
+    with suppress(OSError):
+        return os.stat(path).st_mtime_ns if path else 0
+    return 0
 
 
 def _told_of_its_end(task: asyncio.Future[None]) -> None:
@@ -125,18 +142,22 @@ async def serve(path: Path, ready: Callable[[], object] = lambda: None) -> None:
     async with Gateway(settings["region"], service=settings["service"], **options) as gateway:
         places = Places(gateway)
         await _apply(gateway, places, settings)
-        async with _brought(gateway, settings):
-            ready()
-            while await told.get() == signal.SIGHUP:
-                await _again(gateway, places, path)
-            gateway.drain()
+        bringing = _Bringing(gateway)
+        await bringing.be(settings)
+        ready()
+        while await told.get() == signal.SIGHUP:
+            await _again(gateway, places, bringing, path)
+        await bringing.end()
+        gateway.drain()
         await places.be(set())
         await gateway.close(settings["grace"])
 
 
-async def _again(gateway: Gateway, places: Places, path: Path) -> None:
+async def _again(gateway: Gateway, places: Places, bringing: _Bringing, path: Path) -> None:
     try:
-        await _apply(gateway, places, json.loads(path.read_bytes()))
+        settings = json.loads(path.read_bytes())
+        await _apply(gateway, places, settings)
+        await bringing.be(settings)
     except (OSError, ValueError, KeyError) as error:
         logger.error("%s serves as before: %s", gateway.region, error)
 
