@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from lbcore.balancer import Balancer
+from lbcore.detect import HoldDown
 from lbcore.errors import CAUSES
+from lbcore.sense.checks import Streak
 
 __all__ = ["Learned"]
 
@@ -21,16 +23,24 @@ MOST_REPORTS = 20  # until a detector believes what the last one knew
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What `Balancer.save` writes, and why each region that is down or ejected is so, by name."""
+    """What `Balancer.save` writes, and why each region that is down or ejected is so, by name.
+
+    holds: what is remembered of regions' changes; streaks: how the last probes ended, but of ejected ones. Within one process alone
+    """
 
     state: bytes
     down: Mapping[str, str]
+    holds: Mapping[str, HoldDown] = field(default_factory=dict)
+    streaks: Mapping[str, Streak] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lb: Balancer) -> Self:
-        """Take it from a Balancer."""
-        out = [region for region in lb.regions if lb.status(region) in ("ejected", "down")]
-        return cls(_state(lb), {region.name: lb.guard.cause(lb.slot(region)) for region in out})
+    def of(cls, lb: Balancer, streaks: Mapping[str, Streak] | None = None) -> Self:
+        """Take it from a Balancer, and what its Prober knows."""
+        slots = {region.name: lb.slot(region) for region in lb.regions}
+        out = [name for name in slots if lb.table.tier(slots[name]) in (2, 3)]  # also of those that the operator took out
+        holds = {name: hold for name, slot in slots.items() if (hold := lb.guard.hold(slot)) is not None}
+        counted = {name: streak for name, streak in (streaks or {}).items() if name in slots and lb.table.tier(slots[name]) != 2}
+        return cls(_state(lb), {name: lb.guard.cause(slots[name]) for name in out}, holds, counted)
 
     def give(self, lb: Balancer) -> None:
         """Let another Balancer go on from it; what cannot be used is learned anew."""
@@ -44,9 +54,21 @@ class Learned:
         names = {region.name for region in lb.regions}
         for name, cause in self.down.items():
             for _ in range(MOST_REPORTS if name in names else 0):
-                if lb.status(name) != "up":
+                if lb.table.tier(lb.slot(name)):
                     break
                 lb.report(name, False, cause=cause if cause in CAUSES else None, source="probe")
+        for name in self.holds.keys() & names:
+            lb.guard.set_hold(lb.slot(name), self.holds[name])
+        for name in self.streaks.keys() & names:
+            self._repeat(lb, name, self.streaks[name])
+
+    def _repeat(self, lb: Balancer, name: str, streak: Streak) -> None:
+        """Have the detector count on from where the last one was: successes of a region that is down, failures of one that is up."""
+        down = name in self.down
+        if not down:
+            lb.report(name, True, source="probe")
+        for _ in range(min(streak.times, MOST_REPORTS) if down == streak.ok else 0):
+            lb.report(name, streak.ok, cause=streak.cause if streak.cause in CAUSES else None, source="probe")
 
 
 def _state(lb: Balancer) -> bytes:

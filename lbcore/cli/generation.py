@@ -24,6 +24,7 @@ from lbcore.cli.listening import Place, spread
 from lbcore.cli.sharing import Table
 from lbcore.config import Settings
 from lbcore.http.metrics import Book, Meter
+from lbcore.learned import Learned
 from lbcore.sense.probe import Prober
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Generation:
         self._minding: set[asyncio.Task[None]] = set()
         self._accepting: set[str] = set()  # roles
         self._asked: dict[Child, asyncio.Task[Any]] = {}
+        self._prober: Prober | None = None
         self._ending = False
 
     # ---- begin
@@ -121,7 +123,7 @@ class Generation:
 
     async def _probe(self) -> None:
         if {"front-door", "dns"} & self.crews.keys():
-            prober = Prober(self.lb, **self.settings.prober_options())
+            self._prober = prober = Prober(self.lb, **self.settings.prober_options())
             await prober.first_round()
             self._mind(prober.run())
 
@@ -278,6 +280,10 @@ class Generation:
             async with asyncio.timeout(SHORT):
                 return str(await child.ask("metrics"))
         return ""
+
+    async def learned(self) -> Learned:
+        """Give what the next generation goes on from."""
+        return await asyncio.to_thread(Learned.of, self.lb, self._prober.streaks if self._prober is not None else {})
 
     async def busy(self) -> Counter[str] | None:
         """Give how many calls are under way to regions, by name; None when a worker does not say."""

@@ -408,7 +408,7 @@ class Supervisor:
     async def _renew(self, settings: Settings) -> None:
         """Serve by other settings with new workers, which go on from what was learned; the old ones answer what they have."""
         before = self._current
-        learned = await asyncio.to_thread(Learned.of, before.lb)
+        learned = await before.learned()
         self._current = await self._begin(settings, before.crews, learned)
         self._leaving.add(before)
         await self._current.accept()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 from lbcore.detect.anyof import Watched
 from lbcore.detect.holddown import HoldDown
@@ -180,6 +181,15 @@ class Guard:
         """Give the time until which the region is held down, -inf if it never was."""
         state = self._states.get(region)
         return state.hold.until if state else float("-inf")
+
+    def hold(self, region: int) -> HoldDown | None:
+        """Give a copy of what is remembered of the region's changes, None when it was never heard of."""
+        state = self._states.get(region)
+        return deepcopy(state.hold) if state is not None else None
+
+    def set_hold(self, region: int, hold: HoldDown) -> None:
+        """Go on from what another Guard of the same clock remembered of the region's changes."""
+        (self._states.get(region) or self._add(region)).hold = deepcopy(hold)
 
     def reset(self, region: int) -> None:
         """Forget the region; whatever is still under way for the old one will come too late."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import h11
 import httpx
@@ -24,7 +24,7 @@ import httpx
 from lbcore.sense.monitor import Monitor, Target
 from lbcore.sense.resolve import resolve
 
-__all__ = ["BODY_LIMIT", "LOCAL", "Check", "ProbeResult", "check"]
+__all__ = ["BODY_LIMIT", "LOCAL", "Check", "ProbeResult", "Streak", "check"]
 
 LOCAL = "local"
 BODY_LIMIT = 4096
@@ -33,6 +33,14 @@ LOCAL_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 REQUEST_HEADERS = {"user-agent": "lbcore-probe", "accept": "*/*", "accept-encoding": "identity", "connection": "close"}
 
 logger = logging.getLogger(__name__)
+
+
+class Streak(NamedTuple):
+    """So many probes in a row ended alike. cause: of the last, for failures"""
+
+    ok: bool
+    times: int
+    cause: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from lbcore.errors import ConfigError, UnknownRegionError, Violation
 from lbcore.region import Region, canonical
-from lbcore.sense.checks import LOCAL, Check, ProbeResult, check
+from lbcore.sense.checks import LOCAL, Check, ProbeResult, Streak, check
 from lbcore.sense.monitor import STATUS_PATH, URL_FORM, Monitor, Target
 
 __all__ = ["LOCAL", "STATUS_PATH", "Balancing", "Monitor", "ProbeResult", "Prober", "Target", "check"]
@@ -98,6 +98,7 @@ class Prober:
             expect(min(interval for interval, _ in paces), max(timeout for _, timeout in paces))
         self._urls = {canonical(name): url for name, url in (targets or {}).items()}
         self._results: dict[str, ProbeResult] = {}
+        self._streaks: dict[str, Streak] = {}
         self._anchor_results: dict[str, ProbeResult] = {}
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], object] = lambda: None
@@ -114,6 +115,11 @@ class Prober:
     def results(self) -> Mapping[str, ProbeResult]:
         """Give the last result of each probed region, by name; a copy."""
         return dict(self._results)
+
+    @property
+    def streaks(self) -> Mapping[str, Streak]:
+        """Give how the last probes of each region ended, by name; a copy."""
+        return dict(self._streaks)
 
     @property
     def anchor_results(self) -> Mapping[str, ProbeResult]:
@@ -214,6 +220,7 @@ class Prober:
         probed = {target.name for target in self._targets}
         for name in self._results.keys() - probed:
             del self._results[name]
+            self._streaks.pop(name, None)
         return violations
 
     def _refresh_or_log(self) -> None:
@@ -267,6 +274,8 @@ class Prober:
         self._results[target.name] = result
         if result.cause == LOCAL:
             return
+        last = self._streaks.get(target.name)
+        self._streaks[target.name] = Streak(result.ok, 1 + (last.times if last is not None and last.ok == result.ok else 0), result.cause)
         if result.sample is not None and late * 1e3 <= max(LATE_MS, result.sample / 2):
             self._lb.observe(target.name, result.sample, vantage=self.vantage)
         self._lb.report(target.name, result.ok, cause=result.cause, vantage=self.vantage, source="probe", gen=gen)
