@@ -29,7 +29,7 @@ def region(name: str = "westeurope", gateway: str = "", addresses: Collection[st
 def body(number: tuple[int, int] = (1, 1), *regions: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Give a rotation's document; without regions it lists westeurope."""
     made = {"service": SERVICE, "domain": "example.test", "epoch": number[0], "sequence": number[1], "networkType": "None"}
-    manager = {"properties": {"monitorConfig": MONITOR}}
+    manager = {"properties": {"monitorConfig": {**MONITOR}}}
     return {**made, "regions": [*(regions or (region(),))], "trafficManager": manager, **more}
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbcore.cli import listening
 from lbcore.cli.checking import check
-from lbcore.cli.generation import Crew, Generation, Tell
+from lbcore.cli.generation import SHORT, Crew, Generation, Tell
 from lbcore.cli.listening import Place
 from lbcore.cli.management import Keeper
 from lbcore.cli.sharing import Table, databases
@@ -412,7 +412,9 @@ class Supervisor:
         self._current = await self._begin(settings, before.crews, learned)
         self._leaving.add(before)
         await self._current.accept()
-        self._spawn(self._leave(before, settings.document.run.drain))
+        left = asyncio.create_task(before.leave())
+        await asyncio.wait([left], timeout=SHORT)  # whoever is told that this is done expects no answer by what was before
+        self._spawn(self._leave(before, left, settings.document.run.drain))
 
     async def _reload_management(self, settings: Settings) -> None:
         if self._manages(settings) != (self._management is not None):
@@ -421,9 +423,9 @@ class Supervisor:
             await asyncio.to_thread(check, settings, [MANAGEMENT, *self._roles(settings)])
             await self._management.reload(settings)
 
-    async def _leave(self, before: Generation, drain: float) -> None:
+    async def _leave(self, before: Generation, left: asyncio.Task[None], drain: float) -> None:
         """Let the last generation's workers answer what they have; sockets that nobody needs any more are closed."""
-        await before.leave()
+        await left
         for role, crew in before.crews.items():
             _close(crew, self._current.crews.get(role))
         await before.finish(drain, False)

@@ -101,13 +101,18 @@ def _traffic_manager(rotation: Rotation, own: Mapping[str, Any], name: str) -> d
         table = dict(traffic_manager.read(rotation.traffic_manager, service).table)
     except ServiceError as error:
         found = error.details or [error]
-        raise ConfigError(Violation(f"{name}: trafficManager.{each.target}", None, str(each)) for each in found) from error
+        raise ConfigError(Violation(f"{name}: trafficManager.{each.target}", *_words(each)) for each in found) from error
     if rotation.network_mode == "Internal":
         out = [{"region": one.name, "endpoint_status": "Disabled"} for one in rotation.regions]
         kept = {key: table[key] for key in ("ttl", "monitor", "profile_status") if key in table}
         table = kept | {"endpoints": out, "fail_open": "nodata"}
     monitor = own.get("monitor", {})
     return table | {"monitor": dict(table.get("monitor", {})) | {key: monitor[key] for key in LOCAL if key in monitor}}
+
+
+def _words(error: ServiceError) -> tuple[str, str]:
+    """Give code and words of one reason, which say what was expected."""
+    return error.code, str(error).removeprefix(f"{error.code}: ").removeprefix("expected ")
 
 
 def _hosts(rotation: Rotation) -> dict[str, tuple[str, ...]]:
