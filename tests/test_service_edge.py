@@ -100,6 +100,19 @@ def test_every_region_has_a_host_name_of_its_own(file: Settings) -> None:
     assert settings_of(file, rotation((1, 1), networkType="Internal")).hosts == {}
 
 
+def test_a_gateway_serves_before_its_region_is_listed_and_gets_nobody(tmp_path: Path) -> None:
+    text = 'sync = {primary = "https://x"}\nhttp = {}\ngateway = {region = "East US"}\n[service]\nname = "contoso"\n'
+    own = read(text.encode(), tmp_path / "edge.toml")
+    alone = settings_of(own, None)
+    assert [one.name for one in alone.regions] == ["eastus"] and alone.draining == {"eastus"} and alone.region("East US").enabled
+    beside = settings_of(own, rotation())
+    assert [one.name for one in beside.regions] == ["westeurope", "eastus"] and beside.draining == {"eastus"}
+    listed = settings_of(own, rotation((1, 2), region(), region("eastus", units=4, enabled=False)))
+    assert listed.draining == set() and listed.region("eastus").units == 4 and not listed.region("eastus").enabled
+    text = text.replace("East US", "Moon") + '[[service.regions]]\nname = "moon"\nunits = 7\nlat = 1\nlon = 1\n'
+    assert settings_of(read(text.encode(), tmp_path / "edge.toml"), rotation()).region("moon").units == 7
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from lbcore.cli.generation import Tell
@@ -67,30 +68,35 @@ class Edge:
         self.configuration = Sync(node, _Nobody(), region=canonical(section.region), **options) if gateway and section else None
         self.reporter = Reporter(Link(""), following.name, node.look, taken=node.reported)
         self._tasks: list[asyncio.Task[None]] = []
-        self.renew(following)
+        self.prepare(following)()
 
-    def renew(self, following: Following) -> None:
-        """Ask another primary, or the same by another token or authority, from the next look on."""
+    def prepare(self, following: Following) -> Callable[[], None]:
+        """Give what makes this ask another primary, or the same by another token or authority, from the next look on.
+
+        OSError or ssl.SSLError for an authority that cannot be used.
+        """
         tls = ssl.create_default_context(cafile=str(following.ca)) if following.ca is not None else None
         options: dict[str, Any] = {"token": following.token or "", "tls": tls}  # the file is read for every request
         url = f"{following.primary}/services/{self._service}"
-        self.following, left = following, self._links
-        rotation, reports = Remote(f"{url}/rotation", **options), Link(f"{url}/reports", **options)
-        self._links = [rotation, reports]
-        self.rotation.source, self.reporter.link = rotation, reports
+        rotation, configuration = (Remote(f"{url}/{name}", **options) for name in ("rotation", "gatewayConfiguration"))
+        return partial(self._use, following, rotation, configuration, Link(f"{url}/reports", **options))
+
+    def _use(self, following: Following, rotation: Remote, configuration: Remote, reports: Link) -> None:
+        left, self._links = self._links, [rotation, configuration, reports]
+        self.following, self.reporter.link, self.rotation.source = following, reports, rotation
+        self.rotation.interval = following.interval
         if self.configuration is not None:
-            self.configuration.source = configuration = Remote(f"{url}/gatewayConfiguration", **options)
-            self._links.append(configuration)
-        for each in (self.rotation, self.configuration):
-            if each is not None:
-                each.interval = following.interval
+            self.configuration.source, self.configuration.interval = configuration, following.interval
         if left:
             self._tasks.append(asyncio.create_task(_close(left)))
 
     # ---- start
 
-    async def first(self, begin: Callable[[Rotation], Awaitable[T]]) -> T:
-        """Give what `begin` makes of the rotation to start with; what that raises, but ConfigError, ends this."""
+    async def first(self, begin: Callable[[Rotation | None], Awaitable[T]]) -> T:
+        """Give what `begin` makes of the rotation to start with; what that raises, but ConfigError, ends this.
+
+        A gateway's node does not wait for one: its region is listed only once its gateway serves.
+        """
         made, broken = list[T](), list[Exception]()
 
         async def use(rotation: Rotation) -> None:
@@ -108,6 +114,8 @@ class Edge:
         await self.rotation.pull(FIRST if kept else None)
         if kept and not made and not broken:
             await self._start_by(kept, use)
+        if not made and not broken and self.configuration is not None:
+            made.append(await begin(None))
         await self._wait(made, broken)
         self.rotation.use = self._rotate
         return made[0]

@@ -172,7 +172,8 @@ class Generation:
 
     def _told_at_start(self, crew: Crew, number: int, meter: int) -> dict[str, Any]:
         settings = self.settings
-        file = {"content": settings.content.decode(), "file": settings.name, "rotation": settings.rotation.decode()}
+        file: dict[str, Any] = {"content": settings.content.decode(), "file": settings.name}
+        file |= {"rotation": settings.rotation.decode(), "follows": settings.following is not None}
         return file | {"table": self.table.fd, "fingerprint": self.table.fingerprint, "meter": meter} | crew.options(number)
 
     async def _look_after(self, child: Child) -> None:

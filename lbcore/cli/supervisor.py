@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -145,7 +145,7 @@ class Supervisor:
     def _followed_by(self, settings: Settings) -> Following | None:
         return settings.following if self._roles(settings) else None  # who only manages has nobody to follow
 
-    async def _begin_by(self, rotation: Rotation) -> Generation:
+    async def _begin_by(self, rotation: Rotation | None) -> Generation:
         from lbcore.service.edge import settings_of
 
         return await self._begin(await asyncio.to_thread(settings_of, self._settings, rotation), {})
@@ -374,36 +374,38 @@ class Supervisor:
 
     async def _apply(self) -> str:
         read = await asyncio.to_thread(load, self._file)
+        settings, follow = await self._followed(read)
         await self._reload_management(read)
-        settings = await self._followed(read)
+        how = await self._take(settings)
+        self._settings = read
+        follow()
+        return how
+
+    async def _take(self, settings: Settings) -> str:
         before = self._current
         if settings.document == before.settings.document and databases(settings) == before.table.databases:
             await asyncio.to_thread(check, settings, self._roles(settings))
             await before.publish()
             await before.reload()
-            before.settings, self._settings = settings, read
+            before.settings = settings
             return "in the running workers"
         if not (self._roles(settings) or self._manages(settings)):
             raise ValueError(f"{self._file}: nothing left to serve; to end, send TERM")
         await self._renew(settings)
-        self._settings = read
         if settings.document.run.metrics != before.settings.document.run.metrics:
             logger.warning("reload: run.metrics: in effect from the next start")
         return "with new workers"
 
-    async def _followed(self, read: Settings) -> Settings:
-        """Give a file's settings with the rotation that is in use; whom a node follows may change, whether it does takes a start."""
+    async def _followed(self, read: Settings) -> tuple[Settings, Callable[[], object]]:
+        """Give a file's settings with the rotation in use, and what follows by them; whom may change, whether takes a start."""
         following = self._followed_by(read)
         if (following is None) != (self._edge is None):
             raise ValueError(f"{self._file}: [sync] comes or goes with a start alone")
         if self._edge is None or following is None:
-            return read
+            return read, lambda: None
         from lbcore.service.edge import settings_of
 
-        assert self._edge.rotation.rotation is not None
-        settings = await asyncio.to_thread(settings_of, read, self._edge.rotation.rotation)
-        self._edge.renew(following)
-        return settings
+        return await asyncio.to_thread(settings_of, read, self._edge.rotation.rotation), self._edge.prepare(following)
 
     async def _renew(self, settings: Settings) -> None:
         """Serve by other settings with new workers, which go on from what was learned; the old ones answer what they have."""

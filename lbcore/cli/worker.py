@@ -70,7 +70,7 @@ class Node:
             self._grace = settings.document.run.grace
             self._role = await _managing(settings, asked["address"])
             return
-        settings = _followed(read(asked["content"].encode(), asked["file"]), asked["rotation"])
+        settings = _followed(read(asked["content"].encode(), asked["file"]), asked["rotation"], asked["follows"])
         self._grace = settings.document.run.grace
         lb = join(settings, asked["table"], asked["fingerprint"])
         os.close(asked["table"])
@@ -157,13 +157,13 @@ class _Nothing:
     async def finish(self, grace: float, last: bool) -> None: ...
 
 
-def _followed(settings: Settings, rotation: str) -> Settings:
-    """Give the settings with the primary's rotation, "" = this node follows nobody."""
-    if not rotation:
+def _followed(settings: Settings, rotation: str, follows: bool) -> Settings:
+    """Give the settings with the primary's rotation, "" = there is none yet."""
+    if not follows:
         return settings
     from lbcore.service.edge import read_rotation, settings_of
 
-    return settings_of(settings, read_rotation(rotation.encode()))
+    return settings_of(settings, read_rotation(rotation.encode()) if rotation else None)
 
 
 async def _managing(settings: Settings, address: Sequence[Any]) -> Role:

@@ -18,7 +18,7 @@ import os
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,7 @@ from lbcore.config import Settings, parse
 from lbcore.dns.place import place_of
 from lbcore.errors import ConfigError, ServiceError, Violation
 from lbcore.http.gateway.kept import KeptDocuments
-from lbcore.region import canonical
+from lbcore.region import canonical, catalogue
 from lbcore.service import traffic_manager
 from lbcore.service.configuration import SourceRefusedError, SourceUnreachableError, Tag, read_tags
 from lbcore.service.logbook import clean
@@ -51,22 +51,43 @@ Use = Callable[[Rotation], Awaitable[object]]
 # ===== settings
 
 
-def settings_of(settings: Settings, rotation: Rotation) -> Settings:
+def settings_of(settings: Settings, rotation: Rotation | None) -> Settings:
     """Give what a node's file and a rotation say together: regions, their switches and `[traffic_manager]` are the rotation's.
 
-    settings: as read from the file, also when it stands in for another rotation. ConfigError with everything that cannot be so.
+    settings: as read from the file, also when it stands in for another rotation. None: of a gateway's node that has no rotation yet
+    The node's own gateway serves also while its region is not listed: only one that serves can be. Nobody is sent there meanwhile.
+    ConfigError with everything that cannot be so.
     """
-    name = f"rotation {rotation.number}"
-    _check(rotation, settings, name)
     own = tomllib.loads(settings.content.decode())
-    data = own | {
-        "service": {"name": rotation.service, "domain": rotation.domain, "regions": [*map(_entry, rotation.regions)]},
-        "traffic_manager": _traffic_manager(rotation, own.get("traffic_manager", {}), name),
-    }
+    if rotation is None:
+        listed: list[dict[str, Any]] = []
+        service, name = settings.document.service, settings.name
+        data = own | {"service": {"name": service.name, "domain": service.domain}}
+    else:
+        name = f"rotation {rotation.number}"
+        _check(rotation, settings, name)
+        listed, manager = [*map(_entry, rotation.regions)], _traffic_manager(rotation, own.get("traffic_manager", {}), name)
+        data = own | {"service": {"name": rotation.service, "domain": rotation.domain}, "traffic_manager": manager}
+    alone = _own_region(settings, {canonical(each["name"]) for each in listed})
+    data["service"]["regions"] = listed + alone
     made = parse(data, name, settings.folder, founding=False)
-    draining = frozenset(one.name for one in rotation.regions if one.draining)
-    hosts = {} if rotation.network_mode == "Internal" else _hosts(rotation)
-    return replace(made, name=settings.name, content=settings.content, rotation=rotation.document, draining=draining, hosts=hosts)
+    places = rotation.regions if rotation is not None else ()
+    draining = frozenset([*(one.name for one in places if one.draining), *(canonical(each["name"]) for each in alone)])
+    hosts = _hosts(rotation) if rotation is not None and rotation.network_mode != "Internal" else {}
+    document = rotation.document if rotation is not None else b""
+    return replace(made, name=settings.name, content=settings.content, rotation=document, draining=draining, hosts=hosts)
+
+
+def _own_region(settings: Settings, listed: Collection[str]) -> list[dict[str, Any]]:
+    """Give the region of the node's gateway where it is not listed, by what the node's file says of it."""
+    section = settings.document.gateway
+    if section is None or canonical(section.region) in listed:
+        return []
+    service = settings.document.service
+    said = [*([service.primary] if service.primary else []), *service.regions]
+    units = next((entry.units for entry in said if canonical(entry.name) == canonical(section.region)), 1)
+    place = {} if canonical(section.region) in catalogue() else {"lat": 0.0, "lon": 0.0}
+    return [{"name": section.region, "units": units} | place]
 
 
 def _check(rotation: Rotation, settings: Settings, name: str) -> None:
