@@ -132,6 +132,15 @@ def test_what_is_no_address_is_refused(client: str) -> None:
     assert repr(client) in lines[0]
 
 
+def test_a_node_without_regions_of_its_own_is_checked(tmp_path: Path) -> None:
+    file = tmp_path / "edge.toml"
+    file.write_text('[dns]\n[sync]\nprimary = "http://127.0.0.1:9180"\n')
+    assert given_json("check", str(file)) == {"config": str(file), "ok": True, "groups": 0, "regions": []}
+    assert "the primary's" in lbcore("check", str(file)).stdout
+    file.write_text('[dns]\n[sync]\nprimary = "http://192.0.2.1:9180"\n')
+    assert refused("check", str(file))[0] == 2
+
+
 def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused("check", "/nowhere.toml") == (4, ["/nowhere.toml: no such file"])
     monkeypatch.chdir(tmp_path)
