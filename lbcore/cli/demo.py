@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from lbcore.cli.common import AsJson, Failure, console, print_json, quiet_logs
+from lbcore.cli.common import UNAVAILABLE, AsJson, Failure, console, print_json, quiet_logs
 
 __all__ = ["demo"]
 
@@ -22,11 +23,13 @@ Picture = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Wit
 
 
 def demo(once: Once = False, json: AsJson = False, svg: Picture = None) -> None:
-    """Run seven regions on loopback with the round trips of real ones, clients on six continents, and outages."""
-    from lbcore.demo import play_once, watch
+    """Run a whole service on loopback, with portal, regions, front door, DNS and clients on six continents, and let parts of it fail."""
+    from lbcore.demo import BrokenError, play_once, watch
 
     if (json or svg) and not once:
         raise Failure("--json and --svg need --once")
+    if sys.platform != "linux":
+        raise Failure("the demo gives every gateway a loopback address of its own, which only Linux has", UNAVAILABLE)
     quiet_logs()
     try:
         if not once:
@@ -34,6 +37,8 @@ def demo(once: Once = False, json: AsJson = False, svg: Picture = None) -> None:
             return
         screen = _screen(json, svg)
         summary = asyncio.run(play_once(screen))
+    except BrokenError as error:
+        raise Failure(f"the demo broke off: {error}", UNAVAILABLE) from error
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED if once else 0) from None
     if json:

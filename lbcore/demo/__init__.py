@@ -1,6 +1,9 @@
-"""`lbcore demo`: a whole service on loopback with injected round trips, real probes, DNS and HTTP, and a scripted outage.
+"""`lbcore demo`: a whole service on loopback, in processes of its own: primary with portal, regions' gateways, front door and DNS, clients.
 
-`world` is what runs, `story` what happens in it, `view` what is shown. Nothing but the round trips is made up.
+    places   regions, clients, published round trips       backend   the API behind the gateways, as late as those say
+    world    what runs, and how it is killed               traffic   what clients do and see
+    management  what the operator does, by REST            story     what happens, what is promised, what is seen
+    guard    ends it all                                   view      what is shown
 """
 
 from __future__ import annotations
@@ -14,67 +17,82 @@ from rich.live import Live
 from rich.text import Text
 
 from lbcore.demo import view
-from lbcore.demo.story import Story
+from lbcore.demo.story import BrokenError, Story
 from lbcore.demo.world import World
 
-__all__ = ["play_once", "watch"]
+__all__ = ["BrokenError", "play_once", "watch"]
 
 FRAMES = 4  # per second
-PAUSE = 6.0  # seconds between two performances
+LOOK_EVERY = 1.0  # seconds between two looks at regions and their health
 OPENING = (
-    "Seven regions as HTTP gateways on loopback; each answers a client as late as the published matrix says for where that client lives.\n"
-    "Real probes every second, DNS queries with client subnets over UDP, requests through the httpx transport, beacons at the clients'."
+    "A whole service on loopback, in processes of its own: a primary with portal and API, the gateway of every region, an edge with front\n"
+    "door and DNS, and clients on six continents. The API answers each as late as the published matrix says; nothing else is made up."
 )
+YOURS = "The story is over. It is yours now: add, scale and remove regions in the portal; kill a gateway; look who goes where."
 
 
 async def play_once(console: Console) -> dict[str, Any]:
     """Play the story and print it; give its summary, whose "ok" says whether it came out right."""
     console.print(OPENING + "\n")
     async with World() as world:
+        console.print(view.doors(world), "", sep="\n")
         story = Story(world, lambda line: console.print(_line(story, line)))
-        await story.opening()
-        console.print(view.regions(world), "", view.clients(world), "", sep="\n")
-        await story.troubles()
-        await story.ending()
-        console.print("", view.chapters(story), "", view.clients(world), "", sep="\n")
+        with contextlib.suppress(BrokenError):
+            async with story.playing():
+                await story.rest()
+        console.print("", view.regions(world, await world.statuses()), "", view.clients(world), "", sep="\n")
+    for chapter in story.chapters:
+        console.print(view.chapter(chapter))
     summary = story.summary()
-    counts = f"{summary['requests']} requests, {summary['lost']} lost; {summary['dns_queries']} DNS queries; {summary['seconds']} s."
     verdict = "The story came out right" if summary["ok"] else f"The story went WRONG, {len(summary['problems'])} times"
-    console.print(f"{verdict}: {counts}")
+    console.print(f"\n{verdict}: {view.counts(story)}; {summary['seconds']} s.")
     return summary
 
 
 async def watch(console: Console) -> None:
-    """Show the world until cancelled, with the story played over and over; plain lines where there is no terminal."""
+    """Show the world until cancelled: first the story, then what the user makes of it; plain lines where there is no terminal."""
     events: list[str] = []
-    async with World(hold_down_seconds=0.0) as world:  # who watches for minutes sees regions fail too often for it
+    statuses: dict[str, str] = {}
+    async with World(usual=True) as world:
 
         def tell(line: str) -> None:
             events.append(_line(story, line).plain)
             if not console.is_terminal:
                 console.print(events[-1])
 
+        if not console.is_terminal:
+            console.print(view.doors(world))
         story = Story(world, tell)
-        playing = asyncio.create_task(_play_for_ever(story))
+        works = [asyncio.create_task(_play(story)), asyncio.create_task(_look(world, statuses))]
         try:
-            with Live(view.live(world, events), console=console, screen=console.is_terminal, auto_refresh=False) as screen:
-                while not playing.done():
-                    screen.update(view.live(world, events), refresh=console.is_terminal)
+            with Live(view.live(story, events, statuses), console=console, screen=console.is_terminal, auto_refresh=False) as screen:
+                while not any(work.done() for work in works):
+                    screen.update(view.live(story, events, statuses), refresh=console.is_terminal)
                     await asyncio.sleep(1 / FRAMES)
-            await playing
+            await asyncio.gather(*works)
         finally:
-            playing.cancel()
+            for work in works:
+                work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await playing
+                await asyncio.wait(works)
 
 
-async def _play_for_ever(story: Story) -> None:
-    await story.opening()
+async def _play(story: Story) -> None:
+    async with story.playing():
+        await story.rest()
+        story.say(YOURS)
+        await asyncio.Event().wait()
+
+
+async def _look(world: World, statuses: dict[str, str]) -> None:
+    """Follow what the management plane and the edge say."""
     while True:
-        await asyncio.sleep(PAUSE)
-        await story.troubles()
-        await story.ending()
+        await world.refresh()
+        found = await world.statuses()
+        statuses.clear()
+        statuses.update(found)
+        await asyncio.sleep(LOOK_EVERY)
 
 
 def _line(story: Story, text: str) -> Text:
-    return Text(f"{story.world.lb.clock() - story.began:6.1f} s  {text}", "red" if text.startswith("WRONG") else "")
+    return Text(f"{story.now:6.1f} s  {text}", "red" if text.startswith("WRONG") else "")

@@ -1,251 +1,404 @@
-"""The story of the demo: everybody goes to the closest region; one becomes slow, one is killed, one answers 503; all come back.
+"""The story of the demo, told from outside: what clients and the operator see of a service whose regions come, fail, return and go.
 
-Each chapter says what it expects and checks it; what did not come true is a problem, and the demo ends 0 only without problems.
+Each chapter says what is promised, does it, and says what was seen; what did not come true is a problem, and the demo ends 0 only without
+problems. Where everybody should be is told by the published round trips alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lbcore.demo.world import Client, World
+import httpx
 
-__all__ = ["RAMP", "Chapter", "Story"]
+from lbcore.demo.places import CLOSE, LIKELY, PRIMARY, REGIONS, Client
+from lbcore.demo.world import NotStartedError, World
 
-LEARNING = 3.0  # until the first samples have replaced the priors
-RAMP = 30.0  # seconds in which a recovering region takes its groups back
-NOTICED_WITHIN = 6.0  # probes every second, two failures tolerated
-RETURNED_WITHIN = 45.0  # the ramp, or the switch rule after enough samples
-LEFT_WITHIN = 25.0  # the switch rule's ten seconds, and time to learn
-SETTLED_WITHIN = 4.0  # every client asks DNS once a second
-PAUSE = 2.5
-EXTRA_MS = 150.0
-CLOSE_ENOUGH = 1.1  # of the lowest published round trip, besides 5 ms: loopback has its own
+__all__ = ["KILLED", "REMOVED", "BrokenError", "Chapter", "Story"]
+
+KILLED, REMOVED = "westeurope", "australiaeast"
+SETTLED_WITHIN = 15.0  # seconds, until everybody has followed
+NOTICED_WITHIN = 6.0  # probes every second
+RETURNED_WITHIN = 45.0  # the ramp takes 30
+PUBLISHED_WITHIN = 10.0
+PAUSE = 1.5
+UNDER_WAY = 0.5  # seconds that a call to anywhere takes
+
+
+class BrokenError(Exception):
+    """Say why the story cannot go on."""
 
 
 @dataclass
 class Chapter:
-    """What became of one region's trouble; seconds since the trouble, or since its end for what follows that."""
+    """What was promised and what was seen. began: seconds since the story did; sent, lost: calls meanwhile"""
 
     title: str
-    region: str
-    noticed: float | None = None
-    all_left: float | None = None
-    cause: str = ""
-    status: str = ""
-    moved: dict[str, str] = field(default_factory=dict)  # city -> region
+    promised: str
+    began: float
+    seconds: float = 0.0
     sent: int = 0
     lost: int = 0
-    up_again: float | None = None
-    all_back: float | None = None
+    seen: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 class Story:
-    """Play the chapters in a world; `say` is told every line, `problems` gathers what came out wrong."""
+    """Play the chapters in a world; `say` is told every line."""
 
     def __init__(self, world: World, say: Callable[[str], object]) -> None:
-        self.world, self.say = world, say
+        self.world, self.traffic, self.say = world, world.traffic, say
         self.chapters: list[Chapter] = []
-        self.problems: list[str] = []
-        self.homes: dict[Client, str] = {}
-        self.began = world.lb.clock()
-        self._returns: list[asyncio.Task[None]] = []
+        self.revision = ""
+        self._edition = 0
+        self._started = time.monotonic()
+        self._returns: dict[str, asyncio.Task[None]] = {}  # region -> its clients return
 
-    async def troubles(self) -> None:
-        """Let one region after the other fail and recover; who was there returns while the next chapter plays."""
-        await self.slowness(f"westeurope becomes {EXTRA_MS:.0f} ms slower", "westeurope")
-        await self.outage("southeastasia is killed", "southeastasia", self._kill, lossless=True)
-        await self.outage("westus2 answers 503", "westus2", self._fail)
+    @property
+    def now(self) -> float:
+        """Give the seconds since the story began."""
+        return time.monotonic() - self._started
+
+    @property
+    def problems(self) -> list[str]:
+        """Give what came out wrong, in all chapters."""
+        return [f"{chapter.title}: {problem}" for chapter in self.chapters for problem in chapter.problems]
+
+    @asynccontextmanager
+    async def playing(self) -> AsyncIterator[None]:
+        """Create the service, let everybody come, and let them go at the end of the block, which plays `rest`."""
+        await self.beginning()
+        async with self.traffic:
+            try:
+                yield
+            finally:
+                for task in self._returns.values():
+                    task.cancel()
+                await asyncio.gather(*self._returns.values(), return_exceptions=True)
+
+    async def rest(self) -> None:
+        """Play everything after the beginning."""
+        await self.regions_come()
+        await self.gateway_dies()
+        await self.publication()
+        await self.outage()
+        await self.edge_restarts()
+        await self.primary_returns()
+        await self.region_goes()
+        await self.ending()
 
     # ---- chapters
 
-    async def opening(self) -> None:
-        """Wait until everybody was served, and see that everybody is where the published round trips say."""
-        clients = self.world.clients
-        await asyncio.sleep(LEARNING)
-        await self._until(lambda: all(self._served_where_picked(client) and self._is_close(client) for client in clients), 15.0)
-        self.homes = {client: self.world.at(client) for client in clients}
-        for client, home in self.homes.items():
-            self._check(self._served_where_picked(client), f"{client.city} is given {home}, but is served elsewhere")
-            self._check(self._is_close(client), f"{client.city} is at {home}, which is not the closest by the published round trips")
+    async def beginning(self) -> None:
+        """Start the primary and the edge, publish an API."""
+        world = self.world
+        promised = f"A service has one unit in one region, its primary {PRIMARY}; portal and management are there; an API can be published"
+        async with self._chapter("The service is created", promised) as chapter:
+            await asyncio.gather(world.primary.start(), world.edge.start())
+            listed = await self._until(self._is_up, SETTLED_WITHIN)
+            self._check(listed and [*world.locations] == [PRIMARY], f"the regions are {', '.join(world.locations) or 'none'}")
+            self._see(f"{PRIMARY} serves at {world.locations[PRIMARY]['publicIPAddresses'][0]}, after {self.now - chapter.began:.1f} s")
+            for path in ("/portal/login", "/developer"):
+                self._check((status := await world.operator.status_of(path)) == 200, f"{path} answers with {status}")
+            await self._publish()
 
-    async def outage(self, title: str, region: str, begin: Callable[[str], Any], *, lossless: bool = False) -> None:
-        """Let a region fail: it must be noticed, everybody must be at the next closest at once, and come back afterwards."""
-        chapter, clients = self._open(title, region)
-        at = self.world.lb.clock()
-        ranks: dict[Client, list[str]] = {}
+    async def _is_up(self) -> bool:
+        return await self.world.refresh() and PRIMARY in self.world.serving
 
-        def is_noticed() -> bool:
-            if self.world.lb.status(region) != "up":
-                return True
-            ranks.update({client: [r.name for r in self.world.lb.rank(client.address)] for client in clients})
-            return False
+    async def regions_come(self) -> None:
+        """Add regions by one Save."""
+        world, traffic = self.world, self.traffic
+        promised = "One Save adds regions; each enters rotation only when it is configured and probed; clients then go to the closest"
+        async with self._chapter(f"{len(REGIONS) - 1} regions are added by one Save", promised) as chapter:
+            await self._settle([PRIMARY])
+            entered: dict[str, dict[str, Any]] = {}
+            watching = asyncio.create_task(self._watch_entries(entered))
+            operation = await world.operator.save(REGIONS[1:], "the demo adds regions")
+            await world.refresh()
+            self._check(operation["status"] == "Succeeded", f"the Save ended {operation['status']}: {operation}")
+            self._see(f"one operation, {operation['status']} after {self.now - chapter.began:.1f} s")
+            await self._settle(REGIONS)
+            watching.cancel()
+            self._see(f"everybody at the closest after {self.now - chapter.began:.1f} s: {_counted(traffic.clients)}")
+            for region in REGIONS[1:]:
+                look = entered.get(region, {})
+                ready = look.get("status") == "serving" and look.get("revision") == self.revision
+                self._check(ready, f"{region} was in DNS when its gateway said {look or 'nothing'}")
+            self._see(f"DNS named each region only when its gateway served revision {self.revision}")
+            self._lossless(chapter)
 
-        is_noticed()
-        await begin(region)
-        self._notice(chapter, clients, at, await self._until(is_noticed, NOTICED_WITHIN))
-        for client in clients:
-            right = self._next(ranks[client], region)
-            self._check(chapter.moved[client.city] in right, f"{title}: {client.city} went to {chapter.moved[client.city]}, not {right[0]}")
-        settled_at = self.world.lb.clock()
-        await self._settle(clients)
-        await asyncio.sleep(PAUSE)
-        self._count(chapter, at)
-        self._check(not lossless or chapter.lost == 0, f"{title}: {chapter.lost} requests were lost, none should be")
-        late = self.world.lost_since(settled_at + 0.6)  # what was under way has ended by then
-        self._check(late == 0, f"{title}: {late} requests were lost after it was noticed")
-        self._close(chapter, self._restore)
+    async def _watch_entries(self, entered: dict[str, dict[str, Any]]) -> None:
+        """Look at each region's gateway when DNS names it for the first time."""
+        while True:
+            for region in [region for region in self.traffic.last_named if region not in entered]:
+                entered[region] = await self.world.look(region)
+            await asyncio.sleep(0.02)
 
-    async def slowness(self, title: str, region: str) -> None:
-        """Let a region become slow: it stays up, but those who are better off elsewhere leave, and return when it is fast again."""
-        chapter, clients = self._open(title, region)
-        at, leaving = self.world.lb.clock(), [client for client in clients if self.homes[client] == region]
-        self.world.gateways[region].change(f"+{EXTRA_MS:.0f} ms", extra_ms=EXTRA_MS)
-        await self._until(lambda: any(self.world.at(client) != region for client in leaving), LEFT_WITHIN)
-        first = self.world.lb.clock() - at
-        left = await self._until(lambda: not any(self.world.at(client) == region for client in leaving), LEFT_WITHIN)
-        chapter.cause = "latency"
-        self._notice(chapter, leaving, at, left, first)
-        for client in leaving:
-            there, slow = client.published(self.world.at(client)), client.published(region) + EXTRA_MS
-            self._check(there < slow, f"{title}: {client.city} went to {self.world.at(client)}, which is no better")
-        self._check(self.world.lb.status(region) == "up", f"{title}: slow is not down, but {region} is {self.world.lb.status(region)}")
-        await self._settle(leaving)
-        self._count(chapter, at)
-        self._check(chapter.lost == 0, f"{title}: {chapter.lost} requests were lost, none should be")
-        self._close(chapter, self._quicken)
+    async def gateway_dies(self) -> None:
+        """Kill a region's gateway and start it again; its clients return while the next chapters play."""
+        promised = "When a region fails, its clients go to their next closest at once; when it is back, they return"
+        async with self._chapter(f"The gateway of {KILLED} is killed", promised) as chapter:
+            await self._fail([KILLED], chapter)
+            self._lossless(chapter)
+            await self.world.revive_gateways()
+            self._see(f"{KILLED} is started again; its clients return while the story goes on")
+            self._return(KILLED, chapter)
+
+    async def publication(self) -> None:
+        """Publish a new revision."""
+        async with self._chapter("A new revision is published", "Every region takes the new configuration, without a lost call") as chapter:
+            await self._publish()
+            await self._arrived(self.world.serving)
+            self._lossless(chapter)
+
+    async def outage(self) -> None:
+        """Kill the primary: management plane, portal and its region's gateway."""
+        world, traffic = self.world, self.traffic
+        promised = "Management plane and portal are gone; the other regions and the edge go on with the last configuration"
+        async with self._chapter("The primary's machine dies", promised) as chapter:
+            await self._fail([PRIMARY], chapter, also=world.primary.kill)
+            for path in ("/portal/login", "/developer", "/services"):
+                self._check((status := await world.operator.status_of(path)) is None, f"{path} answers with {status}")
+            self._see("portal, developer portal and API: connection refused")
+            await self._refused()
+            queries, unanswered = traffic.queries, traffic.unanswered
+            await asyncio.sleep(PAUSE)
+            old = {client.revision for client in traffic.clients} - {self.revision}
+            self._check(not old, f"somebody is served by revision {', '.join(old)}")
+            self._check(traffic.unanswered == unanswered, "DNS does not answer everybody")
+            self._see(f"everybody is served by revision {self.revision}; {traffic.queries - queries} DNS queries answered in {PAUSE:g} s")
+            self._lossless(chapter)
+
+    async def _refused(self) -> None:
+        try:
+            await self.world.operator.publish(self.world.document(0), "cannot be")
+        except httpx.TransportError:
+            self._see("nothing can be published")
+        else:
+            self._check(False, "something could be published")
+
+    async def edge_restarts(self) -> None:
+        """Kill the only edge, and start it while the primary is away."""
+        world, traffic = self.world, self.traffic
+        promised = "An edge that starts while the primary is away serves by what it kept"
+        async with self._chapter("The edge is killed and starts without the primary", promised) as chapter:
+            async with traffic.waiting():
+                at = time.monotonic()
+                await world.edge.kill()
+                await world.edge.start()
+                self._see(f"it serves again {time.monotonic() - at:.1f} s after it was killed; there is but one, so its clients waited")
+            await self._settle(world.serving)
+            self._see(f"everybody at the closest of the regions that are left: {_counted(traffic.clients)}")
+            self._lossless(chapter)
+
+    async def primary_returns(self) -> None:
+        """Start the primary again, and publish."""
+        world = self.world
+        before = {name: row["publicIPAddresses"] for name, row in world.locations.items()}
+        promised = "It is as it was; a new revision reaches every region; a growing share of its clients returns, all after 30 s"
+        async with self._chapter("The primary's machine returns", promised) as chapter:
+            await asyncio.gather(world.primary.start(), world.revive_gateways())
+            self._check(await self._until(world.refresh, SETTLED_WITHIN), "the API does not answer")
+            after = {name: row["publicIPAddresses"] for name, row in world.locations.items()}
+            self._check(before == after, f"regions and addresses were {before}, and are {after}")
+            self._see(f"API and portal answer after {self.now - chapter.began:.1f} s, with the same regions and addresses")
+            await self._publish()
+            await self._arrived(world.serving)
+            self._lossless(chapter)
+            self._return(PRIMARY, chapter)
+
+    async def region_goes(self) -> None:
+        """Remove a region by a Save."""
+        world, traffic = self.world, self.traffic
+        promised = "A removed region drains, leaves DNS and ends; its clients go to their next closest; nobody else's address changes"
+        async with self._chapter(f"{REMOVED} is removed by one Save", promised) as chapter:
+            left = [region for region in world.locations if region != REMOVED]
+            addresses = {region: world.locations[region]["publicIPAddresses"] for region in left}
+            clients, states = self._at(REMOVED), list[str]()
+            self._check(bool(clients), f"nobody is at {REMOVED}")
+            wanted = [region for region in left if region != PRIMARY]
+            operation = await world.operator.save(wanted, "the demo removes a region", lambda now: _note(now, REMOVED, states))
+            ended = time.monotonic()
+            await world.refresh()
+            self._check(operation["status"] == "Succeeded", f"the Save ended {operation['status']}: {operation}")
+            self._see(f"{', '.join(states)}, after {self.now - chapter.began:.1f} s")
+            self._check("Draining" in states, f"it did not drain: {', '.join(states)}")
+            self._moved(clients, [REMOVED])
+            self._check(traffic.last_named[REMOVED] < ended, "DNS named it when it had ended")
+            self._check(not world.runs(REMOVED), "its process runs still")
+            self._see("DNS names it no more, its process has ended")
+            now = {region: row["publicIPAddresses"] for region, row in world.locations.items()}
+            self._check(now == addresses, f"addresses were {addresses}, and are {now}")
+            self._lossless(chapter)
 
     async def ending(self) -> None:
-        """Wait until everybody is back where they were."""
-        await asyncio.gather(*self._returns)
-        self._returns.clear()
-        await self._settle(self.world.clients)
-        for client, home in self.homes.items():
-            right = self.world.at(client) == home or self._is_close(client)
-            self._check(right, f"{client.city} ended at {self.world.at(client)}, not at its home {home}")
-        self._check(self.world.unanswered == 0, f"{self.world.unanswered} DNS queries got no answer")
+        """Wait until everybody has returned."""
+        promised = "In the end everybody is at the closest region again, and no call and no DNS query was lost"
+        async with self._chapter("Everybody returns", promised):
+            await asyncio.gather(*self._returns.values())
+            await self._settle(self.world.serving)
+            self._see(_counted(self.traffic.clients))
+            self._check(self.traffic.unanswered == 0, f"{self.traffic.unanswered} DNS queries got no answer")
 
-    # ---- what happens to regions
+    # ---- what happens
 
-    async def _kill(self, region: str) -> None:
-        await self.world.gateways[region].kill()
+    async def _publish(self) -> None:
+        self._edition += 1
+        self.revision = await self.world.operator.publish(self.world.document(self._edition), f"edition {self._edition} of the demo")
+        self._see(f"revision {self.revision} is published")
 
-    async def _fail(self, region: str) -> None:
-        self.world.gateways[region].change("503", status=503)
+    async def _arrived(self, regions: Collection[str]) -> None:
+        """Wait until every region's gateway serves by the newest revision, and clients see it."""
+        at = time.monotonic()
 
-    async def _restore(self, region: str) -> None:
-        gateway = self.world.gateways[region]
-        if gateway.trouble == "killed":
-            await gateway.start()
-        else:
-            gateway.change("", status=200)
+        async def everywhere() -> bool:
+            looks = await asyncio.gather(*map(self.world.look, regions))
+            return all(look.get("revision") == self.revision for look in looks)
 
-    async def _quicken(self, region: str) -> None:
-        self.world.gateways[region].change("", extra_ms=0.0)
+        arrived = await self._until(everywhere, PUBLISHED_WITHIN)
+        if self._check(arrived, f"revision {self.revision} does not reach every region within {PUBLISHED_WITHIN:g} s"):
+            self._see(f"{len(regions)} regions serve by it after {time.monotonic() - at:.1f} s")
+        told = await self._until(lambda: all(client.revision == self.revision for client in self.traffic.clients), SETTLED_WITHIN)
+        self._check(told, f"somebody is not served by revision {self.revision}")
 
-    # ---- how a chapter is told
+    async def _fail(self, regions: Sequence[str], chapter: Chapter, also: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Kill gateways; everybody there must be at the next closest region at once."""
+        clients = [client for region in regions for client in self._at(region)]
+        self._check(bool(clients), f"nobody is at {', '.join(regions)}")
+        self._see(f"there: {', '.join(client.city for client in clients)}")
+        at = time.monotonic()
+        await asyncio.gather(*map(self.world.kill_gateway, regions), *([also()] if also else []))
+        dead = time.monotonic()
+        gone = await self._until(lambda: not any({client.by_dns, client.by_http} & {*regions} for client in clients), NOTICED_WITHIN)
+        if self._check(gone, f"{', '.join(client.city for client in clients if client.by_dns in regions)} are sent there still"):
+            self._see(f"all its clients are elsewhere in DNS and HTTP {time.monotonic() - at:.1f} s later")
+        late = [one for one in self.traffic.outcomes if one.region in regions and one.at > dead + UNDER_WAY]
+        self._check(not late, f"{len(late)} calls were answered by a gateway that was killed")
+        self._moved(clients, regions)
 
-    def _open(self, title: str, region: str) -> tuple[Chapter, list[Client]]:
-        chapter = Chapter(title, region)
-        self.chapters.append(chapter)
-        clients = [client for client in self.world.clients if self.world.at(client) == region]
-        self._check(bool(clients), f"{title}: nobody is there")
-        self.say(f"{title}; there: {', '.join(client.city for client in clients)}")
-        return chapter, clients
-
-    def _notice(self, chapter: Chapter, clients: Sequence[Client], at: float, noticed: bool, first: float = 0.0) -> None:
-        """Note when and by what it was noticed, and where everybody went with the very next pick; `first`: when the first one left."""
-        region, lb = chapter.region, self.world.lb
-        chapter.moved = {client.city: self.world.at(client) for client in clients}
-        chapter.status = lb.status(region)
-        if not self._check(noticed, f"{chapter.title}: not noticed"):
-            return
-        chapter.noticed, chapter.all_left = first, lb.clock() - at
-        for change in [change for change in self.world.changes if change.region == region and change.at >= at][:1]:
-            chapter.noticed, chapter.cause = change.at - at, change.cause
-        self.say(f"  noticed after {chapter.noticed:.1f} s ({chapter.cause}), all gone after {chapter.all_left:.1f} s")
-        for name in dict.fromkeys(chapter.moved.values()):
-            self.say(f"  to {name}: {', '.join(city for city, region in chapter.moved.items() if region == name)}")
-
-    def _next(self, rank: Sequence[str], without: str) -> list[str]:
-        """Give where one may go: the next closest, and whatever follows while those before are still taking their groups back."""
-        recovered = self.world.lb.clock() - RAMP
-        right = []
-        for name in rank:
-            if name != without and self.world.lb.status(name) == "up":
-                right.append(name)
-                if not any(change.region == name and change.after == "up" and change.at > recovered for change in self.world.changes):
-                    break
-        return right
-
-    def _count(self, chapter: Chapter, at: float) -> None:
-        chapter.sent, chapter.lost = self.world.sent_since(at), self.world.lost_since(at)
-        self.say(f"  {chapter.lost} of {chapter.sent} requests lost meanwhile")
-
-    def _close(self, chapter: Chapter, end: Callable[[str], Any]) -> None:
-        self._returns.append(asyncio.create_task(self._return(chapter, end)))
-
-    async def _return(self, chapter: Chapter, end: Callable[[str], Any]) -> None:
-        """End the trouble and wait until everybody whose home it is has returned."""
-        at, clients = self.world.lb.clock(), [client for client, home in self.homes.items() if home == chapter.region]
-        await end(chapter.region)
-        self.say(f"{chapter.region} recovers")
-        if self._check(await self._until(lambda: self.world.lb.status(chapter.region) == "up", 15.0), f"{chapter.region} does not come up"):
-            chapter.up_again = self.world.lb.clock() - at if chapter.status != "up" else None
-            back = await self._until(lambda: all(self.world.at(client) == chapter.region for client in clients), RETURNED_WITHIN)
-            away = [client.city for client in clients if self.world.at(client) != chapter.region]
-            if self._check(back, f"{', '.join(away)} did not return to {chapter.region}"):
-                chapter.all_back = self.world.lb.clock() - at
-                self.say(f"{chapter.region} has all its clients back, {chapter.all_back:.1f} s after it recovered")
-
-    async def _settle(self, clients: Sequence[Client]) -> None:
-        """Wait until DNS answers and requests have followed."""
+    def _moved(self, clients: Sequence[Client], without: Collection[str]) -> None:
+        """See that clients went to their next closest region, in DNS and in HTTP."""
         for client in clients:
-            client.by_dns = client.by_http = ""
-        followed = await self._until(lambda: all(map(self._served_where_picked, clients)), SETTLED_WITHIN)
-        late = [client.city for client in clients if not self._served_where_picked(client)]
-        self._check(followed, f"DNS or HTTP did not follow for {', '.join(late)}")
+            for way, region in (("DNS", client.by_dns), ("HTTP", client.by_http)):
+                right = self._is_right(client, region, self.world.serving, LIKELY)
+                self._check(right, f"{client.city} went to {region} ({way}), not {client.rank(self.world.serving)[0]}")
+        self._see(f"they went to {_counted(clients)}")
 
-    def _served_where_picked(self, client: Client) -> bool:
-        return client.by_dns == client.by_http == self.world.at(client)
+    def _return(self, region: str, chapter: Chapter) -> None:
+        self._returns[region] = asyncio.create_task(self._returned(region, chapter))
 
-    def _is_close(self, client: Client) -> bool:
-        return client.published(self.world.at(client)) <= min(map(client.published, self.world.gateways)) * CLOSE_ENOUGH + 5.0
+    async def _returned(self, region: str, chapter: Chapter) -> None:
+        """Wait until everybody whose closest region this is has returned."""
+        at, home = time.monotonic(), [client for client in self.traffic.clients if client.rank(self.world.locations)[0] == region]
+        if await self._until(lambda: any(client.by_dns == region for client in home), RETURNED_WITHIN):
+            chapter.seen.append(f"the first client is back after {time.monotonic() - at:.1f} s")
+        back = await self._until(lambda: all(client.by_dns == client.by_http == region for client in home), RETURNED_WITHIN)
+        if back:
+            chapter.seen.append(f"all {len(home)} are back after {time.monotonic() - at:.1f} s")
+            self.say(f"{region} has all its clients back, {time.monotonic() - at:.1f} s after it was started")
+        else:
+            away = [client.city for client in home if client.by_dns != region or client.by_http != region]
+            chapter.problems.append(f"{', '.join(away)} did not return to {region}")
+
+    # ---- how it is seen and told
+
+    @asynccontextmanager
+    async def _chapter(self, title: str, promised: str) -> AsyncIterator[Chapter]:
+        chapter = Chapter(title, promised, self.now)
+        self.chapters.append(chapter)
+        self.say(title)
+        at = time.monotonic()
+        try:
+            yield chapter
+        except (httpx.HTTPError, NotStartedError) as error:
+            self._check(False, str(error) or type(error).__name__)
+            raise BrokenError(self.problems[-1]) from error
+        finally:
+            chapter.seconds = self.now - chapter.began
+            chapter.sent, chapter.lost = self.traffic.since(at)
+
+    def _see(self, text: str) -> None:
+        self.chapters[-1].seen.append(text)
+        self.say(f"  {text}")
 
     def _check(self, right: bool, problem: str) -> bool:
         if not right:
-            self.problems.append(problem)
+            self.chapters[-1].problems.append(problem)
             self.say(f"WRONG: {problem}")
         return right
 
-    async def _until(self, true: Callable[[], bool], seconds: float) -> bool:
+    def _lossless(self, chapter: Chapter) -> None:
+        sent, lost = self.traffic.since(self._started + chapter.began)
+        self._check(lost == 0, f"{lost} of {sent} calls were lost")
+        self._see(f"{lost} of {sent} calls lost")
+
+    def _is_right(self, client: Client, region: str, regions: Collection[str], within: float = CLOSE) -> bool:
+        """Say whether a region is the closest of these, or of those that are not still taking their clients back."""
+        settled = [name for name in regions if name not in self._returns or self._returns[name].done()]
+        return any(client.is_close(region, some, within) for some in (regions, settled) if some)
+
+    def _at(self, region: str) -> list[Client]:
+        return [client for client in self.traffic.clients if client.by_http == region]
+
+    async def _settle(self, regions: Collection[str]) -> None:
+        """Wait until everybody is at the closest of these regions, in DNS and in HTTP."""
+        for client in self.traffic.clients:
+            client.by_dns = client.by_http = ""
+        wrong = [*self.traffic.clients]
+
+        def settled() -> bool:
+            wrong[:] = [one for one in wrong if not all(self._is_right(one, region, regions) for region in (one.by_dns, one.by_http))]
+            return not wrong
+
+        await self._until(settled, SETTLED_WITHIN)
+        for client in wrong:
+            self._check(False, f"{client.city} is at {client.by_dns} (DNS), {client.by_http} (HTTP), not at {client.rank(regions)[0]}")
+
+    async def _until(self, true: Callable[[], bool | Awaitable[bool]], seconds: float) -> bool:
         """Wait until something holds, at most so long; say whether it does."""
-        deadline = self.world.lb.clock() + seconds
-        while not (holds := true()) and self.world.lb.clock() < deadline:
+        deadline = time.monotonic() + seconds
+        while True:
+            holds = true()
+            if not isinstance(holds, bool):
+                holds = await holds
+            if holds or time.monotonic() >= deadline:
+                return holds
             await asyncio.sleep(0.02)
-        return holds
 
     def summary(self) -> dict[str, Any]:
         """Give the story as plain JSON types."""
-        world = self.world
+        sent, lost = self.traffic.since(0.0)
         return {
             "ok": not self.problems,
             "problems": self.problems,
-            "seconds": round(world.lb.clock() - self.began, 1),
-            "requests": world.sent_since(0.0),
-            "lost": world.lost_since(0.0),
-            "dns_queries": world.queries,
+            "seconds": round(self.now, 1),
+            "requests": sent,
+            "lost": lost,
+            "dns_queries": self.traffic.queries,
+            "unanswered": self.traffic.unanswered,
             "clients": {
-                client.city: {
-                    "address": client.address, "group": world.lb.explain(client.address).key, "region": home,
-                    "published_ms": client.published(home), "estimate_ms": round(world.estimate(client, home), 1),
-                }
-                for client, home in self.homes.items()
+                client.city: {"address": client.address, "dns": client.by_dns, "http": client.by_http, "ms": round(client.ms, 1)}
+                for client in self.traffic.clients
             },
             "chapters": [_rounded(asdict(chapter)) for chapter in self.chapters],
         }  # fmt: skip
+
+
+def _counted(clients: Sequence[Client]) -> str:
+    return ", ".join(f"{region or 'nowhere'} {count}" for region, count in Counter(client.by_http for client in clients).most_common())
+
+
+def _note(operation: dict[str, Any], region: str, states: list[str]) -> None:
+    """Note the state of a region in an operation, when it is another one than before."""
+    results = operation.get("results") or operation.get("locations") or {}
+    state = results.get(region, {}).get("status")
+    if state and state not in states[-1:]:
+        states.append(state)
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

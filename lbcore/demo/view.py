@@ -1,22 +1,22 @@
-"""What the demo shows: tables of regions, of who goes where and why, and of what became of each chapter."""
+"""What the demo shows: where everything is, tables of regions and of who goes where, and what was promised and seen in each chapter."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from lbcore.demo.story import Story
-from lbcore.demo.world import Client, World
+from lbcore.demo.story import Chapter, Story
+from lbcore.demo.world import World
 
-__all__ = ["chapters", "clients", "live", "regions"]
+__all__ = ["chapter", "clients", "counts", "doors", "live", "regions"]
 
 EVENTS = 9
-COLOURS = {"up": "green", "ejected": "yellow", "degraded": "yellow", "down": "red"}
+COLOURS = {"up": "green", "ejected": "yellow", "degraded": "yellow", "draining": "yellow", "down": "red", "killed": "red"}
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -26,71 +26,59 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def regions(world: World) -> Table:
-    """Give the regions: gateway, status, what was done to them, what the probes measure, and how many clients they have."""
-    table = _table("Regions", "region", "gateway", "status", "trouble", ">probe ms", ">clients")
-    at = [world.at(client) for client in world.clients]
-    for name, gateway in world.gateways.items():
-        status = world.lb.status(name)
-        text = Text(status, COLOURS.get(status, ""))
-        table.add_row(name, f"127.0.0.1:{gateway.port}", text, Text(gateway.trouble, "red"), _probed(world, name), str(at.count(name)))
+def doors(world: World) -> Table:
+    """Give where one can go in, and with which token."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, where in (
+        ("portal", world.portal), ("owner's token", world.token), ("developer portal", world.developer),
+        ("front door", f"curl -i -H 'X-Forwarded-For: 128.250.1.1' {world.url}"), ("DNS", world.dig), ("files", str(world.folder)),
+    ):  # fmt: skip
+        table.add_row(Text(name, "dim"), Text(where, overflow="fold"))
     return table
 
 
-def _probed(world: World, region: str) -> str:
-    result = world.prober.results.get(region)
-    if result is None or result.first_byte_ms is None:
-        return result.cause or "" if result else ""
-    return f"{result.first_byte_ms:.0f}" if result.ok else str(result.cause)
+def regions(world: World, statuses: Mapping[str, str]) -> Table:
+    """Give the regions: what the management plane says of them, what the edge does, and how many clients they have."""
+    table = _table("Regions", "region", "deployed", "at the edge", "gateway", "address", ">clients")
+    at = Counter(client.by_http for client in world.traffic.clients)
+    for name, row in world.locations.items():
+        status = "killed" if name in world.down else statuses.get(name, "")
+        table.add_row(
+            name + (" (primary)" if row["primary"] else ""), row["provisioningState"], Text(status, COLOURS.get(status, "")),
+            row["gatewayAddress"] or "", ", ".join(row["publicIPAddresses"]), str(at[name]),
+        )  # fmt: skip
+    return table
 
 
 def clients(world: World) -> Table:
-    """Give who goes where and why: pick, DNS answer and last request, and the measured times that decided."""
-    headings = ("client", "subnet", "located", "pick", "DNS", "HTTP", ">ms", ">published", "why")
-    table = _table("Clients, and where they go", *headings)
-    for client in world.clients:
-        region, place = world.at(client), world.lb.explain(client.address).key
-        followed = [_followed(seen, region) for seen in (client.by_dns, client.by_http)]
+    """Give who goes where: answers of DNS and of the API, how long it took, and what is published."""
+    table = _table("Clients, and where they go", "client", "subnet", "DNS", "HTTP", ">ms", ">published", "revision", "next closest")
+    for client in world.traffic.clients:
+        others = [name for name in client.rank(world.serving) if name != client.by_http][:1]
+        agrees = Text("✓", "green") if client.by_http == client.by_dns else Text(client.by_http or "…", "yellow")
         table.add_row(
-            client.city, str(client.subnet), place, region, *followed, f"{client.ms:.0f}", f"{client.published(region):.0f}",
-            _why(world, client),
+            client.city, str(client.subnet), client.by_dns, agrees, f"{client.ms:.0f}",
+            f"{client.published(client.by_http):.0f}" if client.by_http else "", client.revision,
+            "".join(f"{name} {client.published(name):.0f} ms" for name in others),
         )  # fmt: skip
     return table
 
 
-def _followed(seen: str, region: str) -> Text:
-    return Text("✓", "green") if seen == region else Text(seen or "…", "yellow")
+def chapter(one: Chapter) -> RenderableType:
+    """Give what was promised and what was seen in a chapter."""
+    lines = [Text(one.promised, "italic"), *(Text(f"  {line}") for line in one.seen)]
+    lines += [Text(f"  WRONG: {line}", "red") for line in one.problems]
+    return Group(Text(f"{one.title} ({one.seconds:.1f} s)", "bold"), *lines)
 
 
-def _why(world: World, client: Client) -> str:
-    decision = world.lb.explain(client.address)
-    first, *rest = decision.candidates
-    others = [other for other in rest if other.eligible]
-    down = [other.region for other in rest if not other.eligible and other.score_ms < first.score_ms]
-    text = f"{first.estimate_ms:.0f} ms" + (f", next {others[0].region} {others[0].estimate_ms:.0f}" if others else "")
-    if down:
-        return f"{text}; {', '.join(down)} is {world.lb.status(down[0])}"
-    return text + ("; about to move" if decision.pending else "")
+def counts(story: Story) -> str:
+    """Give how much was asked, and how much of it was not answered."""
+    sent, lost = story.traffic.since(0.0)
+    return f"{sent:,} calls, {lost} lost; {story.traffic.queries:,} DNS queries, {story.traffic.unanswered} unanswered"
 
 
-def chapters(story: Story) -> Table:
-    """Give what became of each trouble."""
-    table = _table("What happened", "trouble", ">noticed", ">all gone", ">lost", "its clients went", ">up again", ">all back")
-    for chapter in story.chapters:
-        went = Counter(chapter.moved.values())
-        table.add_row(
-            chapter.title, _seconds(chapter.noticed), _seconds(chapter.all_left), f"{chapter.lost} of {chapter.sent}",
-            ", ".join(f"{count} to {region}" for region, count in went.items()), _seconds(chapter.up_again), _seconds(chapter.all_back),
-        )  # fmt: skip
-    return table
-
-
-def _seconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds:.1f} s"
-
-
-def live(world: World, events: Sequence[str]) -> RenderableType:
+def live(story: Story, events: Sequence[str], statuses: Mapping[str, str]) -> RenderableType:
     """Give the whole screen; a terminal that is too low cuts off the clients."""
-    counts = f"{world.sent_since(0.0):,} requests, {world.lost_since(0.0)} lost; {world.queries:,} DNS queries; Ctrl-C ends it"
-    story = Panel("\n".join(events[-EVENTS:]), title="Events", title_align="left", height=EVENTS + 2)
-    return Group(regions(world), Text(counts, "dim"), Text(), story, clients(world))
+    world, told = story.world, Text(f"{counts(story)}; Ctrl-C ends it", "dim")
+    panel = Panel(Text("\n".join(events[-EVENTS:])), title="Events", title_align="left", height=EVENTS + 2)
+    return Group(doors(world), Text(), regions(world, statuses), told, Text(), panel, clients(world))

@@ -1,291 +1,313 @@
-"""The world of the demo: gateways in seven regions, clients on six continents, and everything real in between.
+"""The world of the demo: a primary, an edge, every region's gateway and the API behind them, all processes of their own on loopback.
 
-Injected are the round trips alone: a gateway answers a client as late as the published matrix says for the cloud region where that client
-lives. Probes, DNS queries over UDP with the client's subnet, requests through the transport and the clients' beacons are real.
+Made up are the round trips alone: the API answers as late as the published matrix says for the client and the region by which it came.
+`guard` ends the processes and removes their folder, however the demo ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
-import random
+import os
+import re
+import signal
+import socket
 import sys
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import tempfile
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import dns.asyncquery
-import dns.edns
-import dns.exception
-import dns.message
 import httpx
 
-from lbcore.balancer import Balancer, Change
-from lbcore.config import Settings, parse
-from lbcore.demo import gateway
-from lbcore.demo.gateway import ORIGIN
-from lbcore.dns import Responder
-from lbcore.dns.configured import zones_of
-from lbcore.dns.server import Server
-from lbcore.http.transport import AsyncBalancedTransport
-from lbcore.region import Region
-from lbcore.sense.geo import published_ms
-from lbcore.sense.probe import Prober
+from lbcore.demo import backend, guard
+from lbcore.demo.backend import REGION
+from lbcore.demo.management import Body, Operator
+from lbcore.demo.places import PRIMARY, round_trips
+from lbcore.demo.traffic import Traffic
+from lbcore.sense.monitor import STATUS_PATH
+from lbcore.service.local import Local
+from lbcore.service.store import Store
+from lbcore.service.tokens import issue
 
-__all__ = ["CLIENTS", "REGIONS", "Client", "GatewayProcess", "Outcome", "World"]
+__all__ = ["API", "DOMAIN", "SERVICE", "Node", "NotStartedError", "World"]
 
-REGIONS = ("westus2", "eastus", "brazilsouth", "westeurope", "southeastasia", "japaneast", "australiaeast")
-VANTAGE = "northeurope"  # where the probes come from
-SAME_METRO_MS = 2.0  # nobody publishes the round trip within a region
-REQUEST_EVERY, BEACON_EVERY, QUERY_EVERY = 0.4, 0.35, 1.0
-BEACON_CHOICES = 3
-MONITOR = {"interval_in_seconds": 1.0, "timeout_in_seconds": 0.8, "custom_headers": [{"name": ORIGIN, "value": VANTAGE}]}
+SERVICE, DOMAIN = "contoso", "example.test"
+API = "/orders"
+START = 30.0  # seconds in which a process must be ready
+USUAL = {"management": 9180, "http": 8080, "dns": 5353, "metrics": 9190}
+_STATUS = re.compile(r'^lbcore_region_status\{region="([^"]+)",status="([^"]+)"\} 1(?:\.0)?$', re.MULTILINE)
 
+PRIMARY_FILE = """
+[service]
+name = "{service}"
+domain = "{domain}"
 
-@dataclass(eq=False, slots=True)
-class Client:
-    """Somebody with a public address, the cloud region whose published round trips are theirs, and what they last saw."""
+[service.primary]
+name = "{primary}"
 
-    city: str
-    address: str
-    origin: str
-    by_dns: str = ""  # region
-    by_http: str = ""
-    ms: float = 0.0  # of the last request
-    nearby: deque[Region] = field(default_factory=deque)  # what its beacon measures in turn
-    closest: str = ""
+[traffic_manager]
+ttl = 2
 
-    @property
-    def subnet(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        """Give what a resolver would send along: /24 or /56."""
-        return ipaddress.ip_network((self.address, 24 if "." in self.address else 56), strict=False)
+[traffic_manager.monitor]
+interval_in_seconds = 1.0
+timeout_in_seconds = 0.8
 
-    def published(self, region: str) -> float:
-        """Give the published round trip to a region, ms."""
-        return round_trip(self.origin, region)
+[management]
+listen = "127.0.0.1:{management}"
+store = "store/lbcore.db"
+provisioner = {{ kind = "local", folder = "{folder}/regions", port = 0, interval = 1.0, grace = 1.0 }}
+drain = 5.0
+"""
+EDGE_FILE = """
+[service]
+name = "{service}"
+domain = "{domain}"
 
+[http]
+listen = "127.0.0.1:{http}"
+trusted = ["127.0.0.0/8"]
 
-def round_trip(origin: str, region: str) -> float:
-    """Give the published round trip between two places, ms."""
-    ms = SAME_METRO_MS if origin == region else published_ms(origin, region)
-    assert ms is not None, f"nothing is published for {origin} to {region}"
-    return ms
+[dns]
+listen = "127.0.0.1:{dns}"
 
+[sync]
+primary = "http://127.0.0.1:{management}"
+token = "edge.token"
+keep = "kept"
+name = "edge"
+interval = 1.0
 
-# Addresses of universities: they stay where they are.
-CLIENTS = (
-    ("Stanford", "171.64.1.1", "westus"),
-    ("Seattle", "128.95.1.1", "westus2"),
-    ("Boulder", "128.138.1.1", "westcentralus"),
-    ("Toronto", "128.100.1.1", "canadacentral"),
-    ("Mexico City", "132.248.1.1", "mexicocentral"),
-    ("São Paulo", "143.107.1.1", "brazilsouth"),
-    ("Cambridge", "131.111.8.1", "uksouth"),
-    ("Paris", "2001:660::1", "francecentral"),
-    ("Warsaw", "193.0.96.1", "polandcentral"),
-    ("Tel Aviv", "192.114.1.1", "israelcentral"),
-    ("Cape Town", "137.158.1.1", "southafricawest"),
-    ("Dubai", "94.200.1.1", "uaenorth"),
-    ("Mumbai", "103.21.124.1", "westindia"),
-    ("Kuala Lumpur", "202.185.1.1", "malaysiawest"),
-    ("Jakarta", "152.118.1.1", "indonesiacentral"),
-    ("Seoul", "147.46.1.1", "koreacentral"),
-    ("Osaka", "2001:200::1", "japanwest"),
-    ("Melbourne", "128.250.1.1", "australiasoutheast"),
-    ("Auckland", "130.216.1.1", "newzealandnorth"),
-)
+[detector]
+hold_down_seconds = 0.0
+
+[run]
+metrics = "127.0.0.1:{metrics}"
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one request went: when it ended, whose, which region answered ("" = none), and whether it is lost."""
-
-    at: float
-    client: Client
-    region: str
-    lost: bool
+class NotStartedError(Exception):
+    """Say which process did not start, with the last of what it said."""
 
 
-class GatewayProcess:
-    """A gateway in a process of its own, which keeps its port over death and restart."""
+class Node:
+    """`lbcore run` with one file: it can be killed, with all its workers, and started again."""
 
-    def __init__(self, region: str) -> None:
-        self.region, self.port = region, 0
-        self.trouble = ""  # what was done to it, for the view
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it listens."""
-        origins = {origin: round_trip(origin, self.region) for origin in {VANTAGE, *(origin for _, _, origin in CLIENTS)}}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-E", str(Path(gateway.__file__)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the demo, which ends it
-        )  # fmt: skip
-        self._send(region=self.region, port=self.port, round_trips=origins)
-        assert self._process.stdout
-        self.port = int(await self._process.stdout.readline())
-        self.trouble = ""
-
-    def change(self, trouble: str, **settings: Any) -> None:
-        """Change its `status` or `extra_ms`."""
-        self.trouble = trouble
-        self._send(**settings)
-
-    def _send(self, **content: Any) -> None:
-        assert self._process and self._process.stdin
-        self._process.stdin.write(json.dumps(content).encode() + b"\n")
+        """Start it and wait until it says that it serves."""
+        with self.file.with_suffix(".log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "lbcore", "run", str(self.file), "--json", stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True,  # Ctrl-C is for the demo, which ends it
+            )  # fmt: skip
+        output = self._process.stdout
+        assert output
+        try:
+            async with asyncio.timeout(START):
+                while '"event": "ready"' not in (line := (await output.readline()).decode()):
+                    if not line:
+                        raise NotStartedError(f"lbcore run {self.file.name} ended: {self._last_words()}")
+        except TimeoutError:
+            raise NotStartedError(f"lbcore run {self.file.name} is not ready after {START:g} s: {self._last_words()}") from None
+        self._reading = asyncio.create_task(_drained(output))
 
     async def kill(self) -> None:
-        """Kill it, and its connections with it."""
-        self.trouble = "killed"
-        if self._process and self._process.returncode is None:
-            self._process.kill()
+        """Kill it with all its workers, as when a machine loses power."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until it has ended."""
+        if self._process is not None:
             await self._process.wait()
+        if self._reading is not None:
+            await self._reading
+
+    def _last_words(self) -> str:
+        return "\n".join(self.file.with_suffix(".log").read_text(errors="replace").splitlines()[-8:])
 
 
-@dataclass
 class World:
-    """Everything that runs; `async with` starts and ends it."""
+    """Everything that runs, while this is open. The primary and the edge wait for `start_primary` and `start_edge`.
 
-    clients: list[Client] = field(default_factory=lambda: [Client(*row) for row in CLIENTS])
-    gateways: dict[str, GatewayProcess] = field(default_factory=lambda: {name: GatewayProcess(name) for name in REGIONS})
-    outcomes: deque[Outcome] = field(default_factory=lambda: deque(maxlen=100_000))
-    changes: list[Change] = field(default_factory=list)
-    queries: int = 0
-    unanswered: int = 0
-    hold_down_seconds: float = 30.0
+    usual: take the ports that everybody knows where they are free
+    """
+
+    def __init__(self, usual: bool = False) -> None:
+        self.ports = {name: _free(port if usual else 0) for name, port in USUAL.items()}
+        self.portal = f"{self._at('management')}/portal/"
+        self.developer = f"{self._at('management')}/developer"
+        self.url = f"{self._at('http')}{API}/7"
+        self.dig = f"dig @127.0.0.1 -p {self.ports['dns']} {SERVICE}.{DOMAIN} +short +subnet=128.250.0.0/16"
+        self.locations: dict[str, Body] = {}  # region -> row of the Locations table, as it was shown last
+        self.down: set[str] = set()  # regions whose gateway the demo has killed
+        self.token = ""
+        self._addresses: dict[str, str] = {}
+        self._gateways: dict[str, str] = {}
+        self._stack = AsyncExitStack()
+
+    def _at(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    # ---- begin and end
 
     async def __aenter__(self) -> Self:
-        self._stack = contextlib.AsyncExitStack()
-        async with self._stack:
-            for process in self.gateways.values():
-                self._stack.push_async_callback(process.kill)
-            await asyncio.gather(*(process.start() for process in self.gateways.values()))
-            self.settings = _settings(self.gateways, self.hold_down_seconds)
-            self.lb = Balancer(**self.settings.balancer_options())
-            self.lb.on_change(self.changes.append)
-            self.prober = Prober(self.lb, **self.settings.prober_options())
-            await self.prober.first_round()
-            await self._start_traffic()
-            self._stack = self._stack.pop_all()
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._stack.aclose()
+        await self._stack.__aexit__(kind, error, trace)
 
-    async def _start_traffic(self) -> None:
-        enter = self._stack.enter_async_context
-        transport = AsyncBalancedTransport(self.lb, **self.settings.transport_options())
-        (zone,) = zones_of(self.settings)
-        (self._name,) = zone.steered_names
-        self._responder = Responder(self.lb, zone)
-        self.dns = (await enter(Server(self._responder, "127.0.0.1", 0))).address
-        self._balanced = await enter(httpx.AsyncClient(transport=transport, timeout=2.0))
-        self._direct = await enter(httpx.AsyncClient(timeout=2.0))
-        self._regions = {address: region.name for region in self.lb.regions for address in region.addresses}
-        habits = ((REQUEST_EVERY, self._request), (BEACON_EVERY, self._beacon), (QUERY_EVERY, self._query))
-        await enter(_running(self.prober.run(), *(_repeat(every, work, client) for client in self.clients for every, work in habits)))
+    async def _open(self, stack: AsyncExitStack) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="lbcore-demo-"))
+        stack.push_async_callback(self._end, await self._started(guard.__file__, str(self.folder)))
+        os.environ[guard.MARK] = str(self.folder)
+        stack.callback(os.environ.pop, guard.MARK)
+        self._write_files()
+        self.primary, self.edge = Node(self.folder / "primary.toml"), Node(self.folder / "edge.toml")
+        self._regions = Local(self.folder / "regions")
+        self._backend = await self._started(backend.__file__)
+        assert self._backend.stdin and self._backend.stdout
+        self._backend.stdin.write(json.dumps(round_trips()).encode() + b"\n")
+        self._api = f"http://127.0.0.1:{int(await self._backend.stdout.readline())}"
+        self._http = await stack.enter_async_context(httpx.AsyncClient(timeout=2.0, trust_env=False))
+        self.token = await asyncio.to_thread(self._issue_tokens)
+        self.operator = Operator(self._at("management"), SERVICE, self.token)
+        stack.push_async_callback(self.operator.close)
+        server = ("127.0.0.1", self.ports["dns"])
+        self.traffic = Traffic(self.url, server, f"{SERVICE}.{DOMAIN}", self._region_of)
 
-    async def _request(self, client: Client) -> None:
-        """Make one call to the service; its name is resolved by nobody, the transport knows the gateways."""
-        began, region, lost = time.perf_counter(), "", True
-        try:
-            response = await self._balanced.get(
-                "http://api.contoso.example/orders", headers={ORIGIN: client.origin}, extensions={"lbcore_client": client.address},
-            )  # fmt: skip
-            region, lost = str(response.extensions["lbcore_region"]), response.status_code >= 500
-        except httpx.HTTPError:
-            pass
-        else:
-            client.by_http, client.ms = region, (time.perf_counter() - began) * 1000
-        self.outcomes.append(Outcome(self.lb.clock(), client, region, lost))
+    async def _started(self, script: str, *arguments: str) -> asyncio.subprocess.Process:
+        """Start a script that ends when its stdin does."""
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-S", "-E", script, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
 
-    async def _beacon(self, client: Client) -> None:
-        """Measure a region nearby, as a page or an agent at the client's would: whoever never measures never returns.
+    async def _end(self, guarding: asyncio.subprocess.Process) -> None:
+        """Let the guard end what runs, and see that it did."""
+        assert guarding.stdin
+        guarding.stdin.close()
+        left = await guarding.wait()
+        for node in (self.primary, self.edge):
+            await node.ended()
+        await self._backend.wait()
+        assert left == 0 and not self.folder.exists(), f"something is left: {[*guard.marked(str(self.folder))]}"
 
-        The closest has its turn each time while the client is sent elsewhere.
-        """
-        if not client.nearby:
-            client.nearby.extend(self.lb.rank(client.address)[:BEACON_CHOICES])
-            client.closest = client.nearby[0].name
-        client.nearby.rotate(1)
-        due = {client.nearby[0].name, client.closest} if self.at(client) != client.closest else {client.nearby[0].name}
-        for region in map(self.lb.region, sorted(due)):
-            began = time.perf_counter()
-            with contextlib.suppress(httpx.HTTPError):
-                response = await self._direct.get(region.gateway, headers={ORIGIN: client.origin})
-                if response.status_code == 200:
-                    self.lb.observe(region, (time.perf_counter() - began) * 1000, client.address)
+    def _write_files(self) -> None:
+        values = {**self.ports, "service": SERVICE, "domain": DOMAIN, "primary": PRIMARY, "folder": self.folder}
+        for name, text in (("primary", PRIMARY_FILE), ("edge", EDGE_FILE)):
+            (self.folder / f"{name}.toml").write_text(text.format(**values))
 
-    async def _query(self, client: Client) -> None:
-        """Ask DNS the way the client's resolver would."""
-        subnet = client.subnet
-        option = dns.edns.ECSOption(str(subnet.network_address), subnet.prefixlen)
-        query = dns.message.make_query(self._name, "A", use_edns=True, options=[option])
-        self.queries += 1
-        try:
-            answer = await dns.asyncquery.udp(query, self.dns[0], timeout=2.0, port=self.dns[1])
-            client.by_dns = self._regions[answer.answer[0][0].to_text()]
-        except (dns.exception.DNSException, OSError, LookupError):
-            self.unanswered += 1
+    def _issue_tokens(self) -> str:
+        """Make the edge's token and the owner's, which is given, as `lbcore token` does on the primary's machine."""
+        store = self.folder / "store" / "lbcore.db"
+        store.parent.mkdir(mode=0o700)
+        with Store(store) as opened:
+            token = self.folder / "edge.token"
+            token.touch(mode=0o600)
+            token.write_text(issue(opened, "node", "edge", who="lbcore demo"))
+            return issue(opened, "owner", "lbcore demo", who="lbcore demo")
+
+    # ---- what runs
+
+    async def kill_gateway(self, region: str) -> None:
+        """Kill the process of a region's gateway."""
+        process = self._regions.process(region)
+        assert process is not None, f"the gateway of {region} does not run"
+        os.kill(process, signal.SIGKILL)
+        self.down.add(region)
+        while self._regions.process(region) is not None:
+            await asyncio.sleep(0.01)
+
+    async def revive_gateways(self) -> None:
+        """Start the gateways that do not run, with the addresses and configurations that they had."""
+        await self._regions.revive()
+        self.down.clear()
+
+    def runs(self, region: str) -> bool:
+        """Say whether there is a process of a region's gateway."""
+        return self._regions.process(region) is not None
+
+    def document(self, edition: int) -> Body:
+        """Give what is published: one API of the backend, which is told by which region a call came."""
+        stamp = {"policy": "set-header", "name": "x-edition", "value": str(edition)}
+        return {
+            "backends": [{"name": "orders", "urls": [self._api]}],
+            "apis": [
+                {"name": "orders", "display_name": "Orders", "path": API, "backend": "orders", "operations": [
+                    {"name": "get", "method": "GET", "path": "/{id}"},
+                ]},
+            ],
+            "policies": {
+                "inbound": [{"policy": "set-header", "name": REGION, "expression": "deployment.region"}], "outbound": [stamp],
+            },
+        }  # fmt: skip
 
     # ---- looking at it
 
-    def at(self, client: Client) -> str:
-        """Give the region that a client is given now."""
-        region: Region = self.lb.pick(client.address)
-        return region.name
+    @property
+    def serving(self) -> list[str]:
+        """Give the regions that can serve, as far as the demo knows: in the table, deployed, their gateway not killed."""
+        found = [name for name, row in self.locations.items() if row["provisioningState"] == "Succeeded" and not row["disableGateway"]]
+        return [name for name in found if name not in self.down]
 
-    def estimate(self, client: Client, region: str) -> float:
-        """Give what is believed of a client's round trip to a region, ms."""
-        group = self.lb.match(client.address)[0]
-        return float(self.lb.table.estimates(group)[self.lb.slot(region)])
+    async def refresh(self) -> bool:
+        """Take over the Locations table as it is now; say whether the primary showed it."""
+        try:
+            self.locations = await self.operator.locations()
+        except httpx.HTTPError:
+            return False
+        for name, row in self.locations.items():
+            self._addresses |= dict.fromkeys(row["publicIPAddresses"], name)
+            self._gateways[name] = row["gatewayAddress"] or ""
+        return True
 
-    def lost_since(self, at: float) -> int:
-        """Count the requests that got no answer, or an error, since a moment of the Balancer's clock."""
-        return sum(outcome.lost for outcome in self.outcomes if outcome.at >= at)
+    async def _region_of(self, address: str) -> str:
+        if address not in self._addresses:
+            await self.refresh()
+        return self._addresses.get(address, "")
 
-    def sent_since(self, at: float) -> int:
-        """Count the requests that ended since then."""
-        return sum(outcome.at >= at for outcome in self.outcomes)
+    async def look(self, region: str) -> Body:
+        """Give what a region's gateway says of itself on its status path; nothing when it does not answer."""
+        try:
+            found: Body = (await self._http.get(self._gateways.get(region, "") + STATUS_PATH)).json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+            return {}
+        return found
 
-
-def _settings(gateways: dict[str, GatewayProcess], hold_down_seconds: float) -> Settings:
-    """Make what would stand in lbcore.toml."""
-    regions = [
-        {"name": name, "gateway": f"http://127.0.0.1:{process.port}", "addresses": [f"192.0.2.{number}"]}
-        for number, (name, process) in enumerate(gateways.items(), 11)
-    ]
-    service = {"name": "api", "domain": "contoso.example", "regions": regions}
-    detector = {"hold_down_seconds": hold_down_seconds}
-    return parse({"service": service, "traffic_manager": {"ttl": 5, "monitor": MONITOR}, "detector": detector}, "the demo")
-
-
-async def _repeat(every: float, work: Callable[[Client], Coroutine[Any, Any, None]], client: Client) -> None:
-    """Do something again and again, start to start, out of step with everybody else."""
-    loop = asyncio.get_running_loop()
-    due = loop.time() + random.Random(f"{work.__name__} {client.city}").random() * every
-    while True:
-        await asyncio.sleep(due - loop.time())
-        await work(client)
-        due = max(due + every, loop.time())
+    async def statuses(self) -> dict[str, str]:
+        """Give what the edge's metrics say of the regions' health; nothing when it does not answer."""
+        try:
+            page = (await self._http.get(f"{self._at('metrics')}/metrics")).text
+        except httpx.HTTPError:
+            return {}
+        return dict(_STATUS.findall(page))
 
 
-@asynccontextmanager
-async def _running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run things in the background until the block ends."""
-    tasks = {asyncio.create_task(work) for work in works}
-    try:
-        yield
-    finally:
-        while tasks:  # again: before Python 3.12, wait_for may swallow a cancellation
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=0.5)
+async def _drained(output: asyncio.StreamReader) -> None:
+    while await output.readline():
+        pass
+
+
+def _free(port: int = 0) -> int:
+    """Give a port that is free for TCP and UDP: this one, where it is."""
+    with contextlib.ExitStack() as stack:
+        try:
+            tcp = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            udp.bind(tcp.getsockname()[:2])
+        except OSError:
+            return _free()
+        return int(tcp.getsockname()[1])
