@@ -11,7 +11,7 @@ import contextlib
 import json
 import sys
 
-__all__ = ["REGION", "RoundTrips", "answer"]
+__all__ = ["REGION", "RoundTrips", "answer", "answer_to"]
 
 REGION = "x-region"  # the header in which the published policy says by which region a call came
 RoundTrips = dict[str, dict[str, float]]
@@ -24,10 +24,15 @@ async def answer(round_trips: RoundTrips, reader: asyncio.StreamReader, writer: 
             headers = _headers(await reader.readuntil(b"\r\n\r\n"))
             client, region = headers.get("x-forwarded-for", "").split(",")[0].strip(), headers.get(REGION, "")
             await asyncio.sleep(round_trips.get(client, {}).get(region, 0.0) / 1000)
-            body = json.dumps({"client": client, "region": region}).encode()
+            body = answer_to(client, region).encode()
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
             await writer.drain()
     writer.close()
+
+
+def answer_to(client: str, region: str) -> str:
+    """Give what a client is answered that came by a region."""
+    return json.dumps({"client": client, "region": region})
 
 
 def _headers(head: bytes) -> dict[str, str]:

@@ -320,7 +320,8 @@ class Story:
             raise BrokenError(self.problems[-1]) from error
         finally:
             chapter.seconds = self.now - chapter.began
-            chapter.sent, chapter.lost = self.traffic.since(at)
+            chapter.sent, lost = self.traffic.since(at)
+            chapter.lost = len(lost)
 
     def _see(self, text: str) -> None:
         self.chapters[-1].seen.append(text)
@@ -334,8 +335,9 @@ class Story:
 
     def _lossless(self, chapter: Chapter) -> None:
         sent, lost = self.traffic.since(self._started + chapter.began)
-        self._check(lost == 0, f"{lost} of {sent} calls were lost")
-        self._see(f"{lost} of {sent} calls lost")
+        for one in lost:
+            self._check(False, f"a call of {one.client.city} was lost: {one.lost}")
+        self._see(f"{len(lost)} of {sent} calls lost")
 
     def _is_right(self, client: Client, region: str, regions: Collection[str], within: float = CLOSE) -> bool:
         """Say whether a region is the closest of these, or of those that are not still taking their clients back."""
@@ -378,7 +380,7 @@ class Story:
             "problems": self.problems,
             "seconds": round(self.now, 1),
             "requests": sent,
-            "lost": lost,
+            "lost": len(lost),
             "dns_queries": self.traffic.queries,
             "unanswered": self.traffic.unanswered,
             "clients": {
@@ -395,8 +397,7 @@ def _counted(clients: Sequence[Client]) -> str:
 
 def _note(operation: dict[str, Any], region: str, states: list[str]) -> None:
     """Note the state of a region in an operation, when it is another one than before."""
-    results = operation.get("results") or operation.get("locations") or {}
-    state = results.get(region, {}).get("status")
+    state = operation["locations"].get(region, {}).get("status")
     if state and state not in states[-1:]:
         states.append(state)
 

@@ -16,6 +16,7 @@ import dns.exception
 import dns.message
 import httpx
 
+from lbcore.demo.backend import answer_to
 from lbcore.demo.places import CLIENTS, Client
 
 __all__ = ["Outcome", "Traffic"]
@@ -26,13 +27,12 @@ TIMEOUT = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one call went: when it ended, whose, which region answered ("" = none) by which revision, and whether it is lost."""
+    """How one call went: when it ended, whose, which region answered ("" = none), and why it is lost ("" = it is not)."""
 
     at: float
     client: Client
     region: str
-    revision: str
-    lost: bool
+    lost: str
 
 
 class Traffic:
@@ -90,16 +90,19 @@ class Traffic:
 
     async def _call(self, client: Client) -> None:
         """Call the API at the front door, which believes a proxy on this machine about whom it speaks for."""
-        began, region, revision, lost = time.perf_counter(), "", "", True
+        began, region, lost = time.perf_counter(), "", ""
         try:
             response = await self._http.get(self._url, headers={"x-forwarded-for": client.address})
-            region, revision = response.headers.get("x-lbcore-region", ""), response.headers.get("x-lbcore-revision", "")
-            lost = response.status_code != 200 or response.json() != {"client": client.address, "region": region}
-        except (httpx.HTTPError, ValueError):
-            pass
-        if not lost:
-            client.by_http, client.revision, client.ms = region, revision, (time.perf_counter() - began) * 1000
-        self.outcomes.append(Outcome(time.monotonic(), client, region, revision, lost))
+        except httpx.HTTPError as error:
+            lost = repr(error)
+        else:
+            region = response.headers.get("x-lbcore-region", "")
+            if response.status_code == 200 and response.text == answer_to(client.address, region):
+                client.by_http, client.revision = region, response.headers["x-lbcore-revision"]
+                client.ms = (time.perf_counter() - began) * 1000
+            else:
+                lost = f"{response.status_code} {response.text[:200]}"
+        self.outcomes.append(Outcome(time.monotonic(), client, region, lost))
 
     async def _query(self, client: Client) -> None:
         """Ask DNS the way the client's resolver would."""
@@ -119,7 +122,7 @@ class Traffic:
 
     # ---- looking at it
 
-    def since(self, at: float) -> tuple[int, int]:
-        """Give how many calls ended since a moment of the monotonic clock, and how many of them were lost."""
+    def since(self, at: float) -> tuple[int, list[Outcome]]:
+        """Give how many calls ended since a moment of the monotonic clock, and those of them that were lost."""
         ended = [outcome for outcome in self.outcomes if outcome.at >= at]
-        return len(ended), sum(outcome.lost for outcome in ended)
+        return len(ended), [outcome for outcome in ended if outcome.lost]

@@ -74,7 +74,7 @@ def chapter(one: Chapter) -> RenderableType:
 def counts(story: Story) -> str:
     """Give how much was asked, and how much of it was not answered."""
     sent, lost = story.traffic.since(0.0)
-    return f"{sent:,} calls, {lost} lost; {story.traffic.queries:,} DNS queries, {story.traffic.unanswered} unanswered"
+    return f"{sent:,} calls, {len(lost)} lost; {story.traffic.queries:,} DNS queries, {story.traffic.unanswered} unanswered"
 
 
 def live(story: Story, events: Sequence[str], statuses: Mapping[str, str]) -> RenderableType:

@@ -60,6 +60,7 @@ listen = "127.0.0.1:{management}"
 store = "store/lbcore.db"
 provisioner = {{ kind = "local", folder = "{folder}/regions", port = 0, interval = 1.0, grace = 1.0 }}
 drain = 5.0
+hold = 1.0
 """
 EDGE_FILE = """
 [service]
