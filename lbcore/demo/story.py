@@ -22,10 +22,7 @@ from lbcore.demo.world import NotStartedError, World
 __all__ = ["KILLED", "REMOVED", "BrokenError", "Chapter", "Story"]
 
 KILLED, REMOVED = "westeurope", "australiaeast"
-SETTLED_WITHIN = 15.0  # seconds, until everybody has followed
-NOTICED_WITHIN = 6.0  # probes every second
-RETURNED_WITHIN = 45.0  # the ramp takes 30
-PUBLISHED_WITHIN = 10.0
+WITHIN = 60.0  # seconds, until what happens within a few on a machine that has nothing else to do is not believed in any more
 PAUSE = 1.5
 UNDER_WAY = 0.5  # seconds that a call to anywhere takes
 
@@ -100,12 +97,13 @@ class Story:
         promised = f"A service has one unit in one region, its primary {PRIMARY}; portal and management are there; an API can be published"
         async with self._chapter("The service is created", promised) as chapter:
             await asyncio.gather(world.primary.start(), world.edge.start())
-            listed = await self._until(self._is_up, SETTLED_WITHIN)
+            listed = await self._until(self._is_up)
             self._check(listed and [*world.locations] == [PRIMARY], f"the regions are {', '.join(world.locations) or 'none'}")
             self._see(f"{PRIMARY} serves at {world.locations[PRIMARY]['publicIPAddresses'][0]}, after {self.now - chapter.began:.1f} s")
             for path in ("/portal/login", "/developer"):
                 self._check((status := await world.operator.status_of(path)) == 200, f"{path} answers with {status}")
             await self._publish()
+            await self._arrived([PRIMARY])  # before that, it has nothing to answer with
 
     async def _is_up(self) -> bool:
         return await self.world.refresh() and PRIMARY in self.world.serving
@@ -141,12 +139,12 @@ class Story:
 
     async def gateway_dies(self) -> None:
         """Kill a region's gateway and start it again; its clients return while the next chapters play."""
-        promised = "When a region fails, its clients go to their next closest at once; when it is back, they return"
+        promised = "When a region fails, its clients go to their next closest at once; when it is back, ever more of them return"
         async with self._chapter(f"The gateway of {KILLED} is killed", promised) as chapter:
             await self._fail([KILLED], chapter)
             self._lossless(chapter)
             await self.world.revive_gateways()
-            self._see(f"{KILLED} is started again; its clients return while the story goes on")
+            self._see("it is started again; its clients return while the story goes on")
             self._return(KILLED, chapter)
 
     async def publication(self) -> None:
@@ -154,6 +152,7 @@ class Story:
         async with self._chapter("A new revision is published", "Every region takes the new configuration, without a lost call") as chapter:
             await self._publish()
             await self._arrived(self.world.serving)
+            await self._seen()
             self._lossless(chapter)
 
     async def outage(self) -> None:
@@ -167,11 +166,11 @@ class Story:
             self._see("portal, developer portal and API: connection refused")
             await self._refused()
             queries, unanswered = traffic.queries, traffic.unanswered
-            await asyncio.sleep(PAUSE)
+            await asyncio.gather(asyncio.sleep(PAUSE), *self._returns.values())  # a restart of the edge would end the ramp
             old = {client.revision for client in traffic.clients} - {self.revision}
             self._check(not old, f"somebody is served by revision {', '.join(old)}")
             self._check(traffic.unanswered == unanswered, "DNS does not answer everybody")
-            self._see(f"everybody is served by revision {self.revision}; {traffic.queries - queries} DNS queries answered in {PAUSE:g} s")
+            self._see(f"everybody is served by revision {self.revision}, {traffic.queries - queries} DNS queries were answered meanwhile")
             self._lossless(chapter)
 
     async def _refused(self) -> None:
@@ -200,15 +199,16 @@ class Story:
         """Start the primary again, and publish."""
         world = self.world
         before = {name: row["publicIPAddresses"] for name, row in world.locations.items()}
-        promised = "It is as it was; a new revision reaches every region; a growing share of its clients returns, all after 30 s"
+        promised = "It is as it was; a new revision reaches every region; its clients return"
         async with self._chapter("The primary's machine returns", promised) as chapter:
             await asyncio.gather(world.primary.start(), world.revive_gateways())
-            self._check(await self._until(world.refresh, SETTLED_WITHIN), "the API does not answer")
+            self._check(await self._until(world.refresh), "the API does not answer")
             after = {name: row["publicIPAddresses"] for name, row in world.locations.items()}
             self._check(before == after, f"regions and addresses were {before}, and are {after}")
             self._see(f"API and portal answer after {self.now - chapter.began:.1f} s, with the same regions and addresses")
             await self._publish()
             await self._arrived(world.serving)
+            await self._seen()
             self._lossless(chapter)
             self._return(PRIMARY, chapter)
 
@@ -253,18 +253,20 @@ class Story:
         self._see(f"revision {self.revision} is published")
 
     async def _arrived(self, regions: Collection[str]) -> None:
-        """Wait until every region's gateway serves by the newest revision, and clients see it."""
+        """Wait until every region's gateway serves by the newest revision."""
         at = time.monotonic()
 
         async def everywhere() -> bool:
             looks = await asyncio.gather(*map(self.world.look, regions))
             return all(look.get("revision") == self.revision for look in looks)
 
-        arrived = await self._until(everywhere, PUBLISHED_WITHIN)
-        if self._check(arrived, f"revision {self.revision} does not reach every region within {PUBLISHED_WITHIN:g} s"):
-            self._see(f"{len(regions)} regions serve by it after {time.monotonic() - at:.1f} s")
-        told = await self._until(lambda: all(client.revision == self.revision for client in self.traffic.clients), SETTLED_WITHIN)
-        self._check(told, f"somebody is not served by revision {self.revision}")
+        if self._check(await self._until(everywhere), f"revision {self.revision} does not reach every region"):
+            self._see(f"{', '.join(regions)} serve by it after {time.monotonic() - at:.1f} s")
+
+    async def _seen(self) -> None:
+        """Wait until everybody is served by the newest revision."""
+        seen = await self._until(lambda: all(client.revision == self.revision for client in self.traffic.clients))
+        self._check(seen, f"somebody is not served by revision {self.revision}")
 
     async def _fail(self, regions: Sequence[str], chapter: Chapter, also: Callable[[], Awaitable[object]] | None = None) -> None:
         """Kill gateways; everybody there must be at the next closest region at once."""
@@ -274,7 +276,7 @@ class Story:
         at = time.monotonic()
         await asyncio.gather(*map(self.world.kill_gateway, regions), *([also()] if also else []))
         dead = time.monotonic()
-        gone = await self._until(lambda: not any({client.by_dns, client.by_http} & {*regions} for client in clients), NOTICED_WITHIN)
+        gone = await self._until(lambda: not any({client.by_dns, client.by_http} & {*regions} for client in clients))
         if self._check(gone, f"{', '.join(client.city for client in clients if client.by_dns in regions)} are sent there still"):
             self._see(f"all its clients are elsewhere in DNS and HTTP {time.monotonic() - at:.1f} s later")
         late = [one for one in self.traffic.outcomes if one.region in regions and one.at > dead + UNDER_WAY]
@@ -295,12 +297,11 @@ class Story:
     async def _returned(self, region: str, chapter: Chapter) -> None:
         """Wait until everybody whose closest region this is has returned."""
         at, home = time.monotonic(), [client for client in self.traffic.clients if client.rank(self.world.locations)[0] == region]
-        if await self._until(lambda: any(client.by_dns == region for client in home), RETURNED_WITHIN):
-            chapter.seen.append(f"the first client is back after {time.monotonic() - at:.1f} s")
-        back = await self._until(lambda: all(client.by_dns == client.by_http == region for client in home), RETURNED_WITHIN)
-        if back:
+        if await self._until(lambda: any(client.by_dns == region for client in home)):
+            chapter.seen.append(f"the first of its clients is back after {time.monotonic() - at:.1f} s")
+        if await self._until(lambda: all(client.by_dns == client.by_http == region for client in home)):
             chapter.seen.append(f"all {len(home)} are back after {time.monotonic() - at:.1f} s")
-            self.say(f"{region} has all its clients back, {time.monotonic() - at:.1f} s after it was started")
+            self.say(f"  {region} has all its clients back, {time.monotonic() - at:.1f} s after it was started")
         else:
             away = [client.city for client in home if client.by_dns != region or client.by_http != region]
             chapter.problems.append(f"{', '.join(away)} did not return to {region}")
@@ -357,13 +358,13 @@ class Story:
             wrong[:] = [one for one in wrong if not all(self._is_right(one, region, regions) for region in (one.by_dns, one.by_http))]
             return not wrong
 
-        await self._until(settled, SETTLED_WITHIN)
+        await self._until(settled)
         for client in wrong:
             self._check(False, f"{client.city} is at {client.by_dns} (DNS), {client.by_http} (HTTP), not at {client.rank(regions)[0]}")
 
-    async def _until(self, true: Callable[[], bool | Awaitable[bool]], seconds: float) -> bool:
-        """Wait until something holds, at most so long; say whether it does."""
-        deadline = time.monotonic() + seconds
+    async def _until(self, true: Callable[[], bool | Awaitable[bool]]) -> bool:
+        """Wait until something holds, for as long as that may take; say whether it does."""
+        deadline = time.monotonic() + WITHIN
         while True:
             holds = true()
             if not isinstance(holds, bool):
