@@ -261,7 +261,7 @@ class Story:
             return all(look.get("revision") == self.revision for look in looks)
 
         if self._check(await self._until(everywhere), f"revision {self.revision} does not reach every region"):
-            self._see(f"{', '.join(regions)} serve by it after {time.monotonic() - at:.1f} s")
+            self._see(f"it serves in {', '.join(regions)}, {time.monotonic() - at:.1f} s later")
 
     async def _seen(self) -> None:
         """Wait until everybody is served by the newest revision."""

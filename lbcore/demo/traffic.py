@@ -21,7 +21,7 @@ from lbcore.demo.places import CLIENTS, Client
 
 __all__ = ["Outcome", "Traffic"]
 
-CALL_EVERY, QUERY_EVERY = 0.5, 1.0  # seconds
+CALL_EVERY, QUERY_EVERY = 0.75, 1.0  # seconds
 TIMEOUT = 3.0
 
 
