@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import itertools
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 
 from lbcore.sense.checks import ProbeResult
@@ -73,7 +75,7 @@ class Fleet(StatusPages):
         return Look("serving" if newest else "not ready", name, newest[0].number if newest else None)
 
     async def probe(self, target: Any, clock: Callable[[], float]) -> ProbeResult:
-        return ProbeResult(target.region, True, None, 1.0, 2.0, 200, None, clock())
+        return ProbeResult(target.name, True, None, 1.0, 2.0, 200, None, clock())
 
 
 @dataclass
@@ -145,3 +147,22 @@ def codes(response: httpx.Response) -> set[str]:
     assert response.json().keys() == {"error"} and error.keys() == {"code", "message", "target", "details"}
     assert error["details"] and all(each.keys() == {"code", "message", "target"} for each in error["details"])
     return {each["code"] for each in error["details"]}
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    """Serve an application on a real socket, and give its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none", timeout_graceful_shutdown=1
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        server.capture_signals = nullcontext  # type: ignore[assignment,method-assign]  # those of the test's process
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            while not server.started:
+                await asyncio.sleep(0.005)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving

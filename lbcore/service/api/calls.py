@@ -190,6 +190,8 @@ def admit(roles: tuple[str, ...], *, body: bool = False, optional: bool = False)
         sent = None
         if body and not (optional and not await content_of(request)):
             sent = await required_json(request)
+            if sent is None:
+                raise ServiceError("InvalidRequest", "a body is no null", "body")
         if not roles:
             return Call(request, request.app.state.plane, ANYBODY)
         principal = await authenticated(request)
