@@ -20,8 +20,8 @@ cdef class LatencyTable:
     cdef object column(self, Py_ssize_t group, bint deviations)
     cdef bint own(self, double now)
     cdef int seat(self, double now)
-    cdef dict belonging(self)
-    cdef object cell_array(self)
+    cdef object belongings(self)
+    cdef object aged_cells(self, const uint32_t[::1] rows, uint32_t regions, uint32_t stamp)
 
 
 cdef class Picker:

@@ -8,7 +8,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport fabs, isfinite, sqrtf
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 import os
@@ -90,7 +90,7 @@ cdef class LatencyTable:
             head.estimator, head.tau = self.t.pooled, tau
             table_initialise(&self.t, columns, os.getpid())
             swap_if(&head.ready, 1, 2)
-        found = (head.ready, head.magic, head.groups, head.capacity, head.estimator, head.tau)
+        found = (<int64_t>load64(<uint64_t *>&head.ready), head.magic, head.groups, head.capacity, head.estimator, head.tau)
         wanted = (2, MAGIC, self.t.groups, self.t.capacity, self.t.pooled, tau)
         if found != wanted:
             raise ValueError(f"the buffer holds another table or is half written: (ready, magic, groups, capacity, estimator, tau) "
@@ -238,7 +238,7 @@ cdef class LatencyTable:
             raise ValueError(f"share must be between 0 and 1, got {share!r}")
         store32(&self.t.share[r], <uint32_t>(share * FULL_SHARE))
         for i in range(<uint32_t>self.regions):
-            shared_out |= in_mask(self.t.configured, i) and self.t.share[i] < FULL_SHARE
+            shared_out |= in_mask(self.t.configured, i) and load32(&self.t.share[i]) < FULL_SHARE
         store64(&self.t.head.shared_out, shared_out)
         mark_all(&self.t)
 
@@ -328,8 +328,11 @@ cdef class LatencyTable:
 
     def homes(self):
         """Give a copy of every group's home: uint16[groups], 65535 = none."""
-        cdef uint16_t[::1] homes = <uint16_t[:self.t.groups]>self.t.home
-        return np.array(homes)
+        cdef uint16_t[::1] homes = np.empty(self.t.groups, np.uint16)
+        cdef uint32_t g
+        for g in range(self.t.groups):
+            homes[g] = load16(&self.t.home[g])
+        return np.asarray(homes)
 
     cdef object column(self, Py_ssize_t group, bint deviations):
         cdef uint32_t g = self.group_index(group), r
@@ -466,8 +469,11 @@ cdef class LatencyTable:
 
         Groups in different slots are different; so the slots that failed are a lower bound of the groups that did.
         """
-        cdef uint64_t[::1] kinds = <uint64_t[:<size_t>self.t.capacity * COUNT_SLOTS * KINDS]>self.t.counts
-        return np.array(kinds).reshape(-1, COUNT_SLOTS, KINDS)[:self.regions, :, :7]
+        cdef uint64_t[::1] kinds = np.empty(<size_t>self.regions * COUNT_SLOTS * KINDS, np.uint64)
+        cdef Py_ssize_t i
+        for i in range(kinds.shape[0]):
+            kinds[i] = load64(&self.t.counts[i])
+        return np.asarray(kinds).reshape(-1, COUNT_SLOTS, KINDS)[:, :, :7]
 
     def counts(self):
         """Give the outcomes counted by all processes: uint64[regions, 8, 2], failures and successes by hash of the group."""
@@ -525,34 +531,51 @@ cdef class LatencyTable:
 
     def waiting(self, double now):
         """Give how many requests wait for too long, as processes have said within a second: int64[regions, 8], by hash of the group."""
-        cdef uint16_t[:, :, ::1] waits = <uint16_t[:SEATS, :self.t.capacity, :COUNT_SLOTS]>self.t.waits
-        fresh = [seat for seat in range(SEATS) if self.t.seats[seat] and fabs(now - loadd(&self.t.said[seat])) < FRESH]
-        return np.array(waits)[fresh, :self.regions].sum(axis=0, dtype=np.int64)
+        cdef int64_t[::1] waits = np.zeros(<size_t>self.regions * COUNT_SLOTS, np.int64)
+        cdef Py_ssize_t i
+        cdef int seat
+        for seat in range(SEATS):
+            if load64(<uint64_t *>&self.t.seats[seat]) and fabs(now - loadd(&self.t.said[seat])) < FRESH:
+                for i in range(waits.shape[0]):
+                    waits[i] += load16(&self.t.waits[<size_t>seat * self.t.capacity * COUNT_SLOTS + i])
+        return np.asarray(waits).reshape(-1, COUNT_SLOTS)
 
     # -- remember
 
     def snapshot(self, double now):
         """Give what was learned as bytes: homes and measured cells, with their ages at `now`; checksummed."""
-        cdef uint32_t stamp = stamp_of(seconds(now))
-        cdef uint8_t[::1] sampled = <uint8_t[:self.t.groups]>self.t.sampled
-        rows = np.flatnonzero(sampled).astype("<u4")
-        cells = self.cell_array()[rows, :self.regions]
-        cells["t"] = np.where(cells["t"] == 0, 0xFFFFFFFF, np.maximum((stamp - cells["t"]).view(np.int32), 0).view(np.uint32))
-        head = np.array([(_SNAPSHOT_MAGIC, _SNAPSHOT_VERSION, self.t.pooled, self.t.groups, self.regions, len(rows))], _SNAPSHOT_HEAD)
-        belongings = np.zeros(self.t.groups, _BELONGING)
-        for name, column in self.belonging().items():
-            belongings[name] = column
-        body = head.tobytes() + belongings.tobytes() + rows.tobytes() + cells.tobytes()
+        cdef uint32_t stamp = stamp_of(seconds(now)), regions = <uint32_t>self.regions
+        rows = np.array([g for g in range(self.t.groups) if load8(&self.t.sampled[g])], "<u4")
+        cells = self.aged_cells(rows, regions, stamp)
+        head = np.array([(_SNAPSHOT_MAGIC, _SNAPSHOT_VERSION, self.t.pooled, self.t.groups, regions, len(rows))], _SNAPSHOT_HEAD)
+        body = head.tobytes() + self.belongings().tobytes() + rows.tobytes() + cells.tobytes()
         return body + zlib.crc32(body).to_bytes(4, "little")
 
-    cdef dict belonging(self):
-        cdef uint16_t[::1] homes = <uint16_t[:self.t.groups]>self.t.home, formers = <uint16_t[:self.t.groups]>self.t.former
-        cdef uint8_t[::1] forced = <uint8_t[:self.t.groups]>self.t.forced
-        return {"home": np.asarray(homes), "former": np.asarray(formers), "forced": np.asarray(forced)}
+    cdef object belongings(self):
+        """Copy what each group belongs to."""
+        out = np.empty(self.t.groups, _BELONGING)
+        cdef Belonging[::1] into = out
+        cdef uint32_t g
+        for g in range(self.t.groups):
+            into[g].home, into[g].former = load16(&self.t.home[g]), load16(&self.t.former[g])
+            into[g].forced = load8(&self.t.forced[g])
+        return out
 
-    cdef object cell_array(self):
-        cdef char[::1] raw = <char[:<size_t>self.t.groups * self.t.stride * sizeof(Cell)]><char *>self.t.cells
-        return np.frombuffer(raw, _CELL).reshape(self.t.groups, self.t.stride)
+    cdef object aged_cells(self, const uint32_t[::1] rows, uint32_t regions, uint32_t stamp):
+        """Copy the cells of `rows`, with their ages at `stamp` in the place of `t`; NO_INDEX = never measured."""
+        out = np.empty((rows.shape[0], regions), _CELL)
+        cdef char[::1] raw = out.reshape(-1).view(np.int8)
+        cdef Cell *to = <Cell *>&raw[0] if raw.shape[0] else NULL
+        cdef Py_ssize_t i
+        cdef uint32_t r
+        cdef int32_t age
+        for i in range(rows.shape[0]):
+            for r in range(regions):
+                load_cell(&self.t.cells[<size_t>rows[i] * self.t.stride + r], to)
+                age = <int32_t>(stamp - to.t)
+                to.t = NO_INDEX if to.t == 0 else <uint32_t>age if age > 0 else 0
+                to += 1
+        return out
 
     def restore(self, bytes data, double now, double age, groups=None, regions=None):
         """Take over what a snapshot learned, `age` seconds ago; priors stay this table's own.

@@ -33,10 +33,11 @@ static inline void lb_replace_but(uint32_t *p, uint32_t bits, uint32_t kept) {
 }
 /* Longer than any store that is under way in a running thread. */
 static inline void lb_pause(void) { for (volatile int i = 0; i < 20000; i++) {} }
-/* Make the word at `p` at most `v`. */
+/* Make the word at `p` at most `v`; what is read afterwards is not older than that. */
 static inline void lb_lower(uint64_t *p, uint64_t v) {
     uint64_t old = __atomic_load_n(p, __ATOMIC_RELAXED);
     while (v < old && !__atomic_compare_exchange_n(p, &old, v, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {}
+    if (v < old) __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 static inline uint64_t lb_add(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_RELAXED); }
 static inline int lb_swap_if(int64_t *p, int64_t expected, int64_t wanted) {
@@ -48,13 +49,17 @@ static inline uint32_t lb_lowest_bit(uint64_t word) { return (uint32_t)__builtin
 /* One (group, region): 32 bytes, half a cache line. In `ewma` P, R, sp, sm hold the instant's base, mean, weight, count. */
 typedef struct { float x, P, R, mu0, P0, sp, sm; uint32_t t; } lb_cell;
 
+/* A cell in zeroed memory is whole when it has a `t` or a `P0`: these are stored last and read first. */
 static inline void lb_load_cell(const lb_cell *c, lb_cell *out) {
+    __atomic_load(&c->t, &out->t, __ATOMIC_ACQUIRE); __atomic_load(&c->P0, &out->P0, __ATOMIC_ACQUIRE);
     out->x = lb_load_f32(&c->x); out->P = lb_load_f32(&c->P); out->R = lb_load_f32(&c->R); out->mu0 = lb_load_f32(&c->mu0);
-    out->P0 = lb_load_f32(&c->P0); out->sp = lb_load_f32(&c->sp); out->sm = lb_load_f32(&c->sm); out->t = lb_load_u32(&c->t);
+    out->sp = lb_load_f32(&c->sp); out->sm = lb_load_f32(&c->sm);
 }
 static inline void lb_store_cell(lb_cell *c, const lb_cell *v) {
+    lb_cell own = *v;
+    lb_store_f32(&c->sp, v->sp); lb_store_f32(&c->sm, v->sm);
     lb_store_f32(&c->x, v->x); lb_store_f32(&c->P, v->P); lb_store_f32(&c->R, v->R); lb_store_f32(&c->mu0, v->mu0);
-    lb_store_f32(&c->P0, v->P0); lb_store_f32(&c->sp, v->sp); lb_store_f32(&c->sm, v->sm); lb_store_u32(&c->t, v->t);
+    __atomic_store(&c->P0, &own.P0, __ATOMIC_RELEASE); __atomic_store(&c->t, &own.t, __ATOMIC_RELEASE);
 }
 static inline uint32_t lb_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 static inline float lb_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }

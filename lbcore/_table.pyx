@@ -3,8 +3,10 @@
 
 Who may write what: `table_observe` writes one cell and one dirty byte; setters write one region's bits; `table_tick` alone
 writes homes. `table_pick` writes nothing, so a region that goes down is one cleared bit, and every group's next pick sees it.
+Two samples of one cell that meet may leave the belief of one and the score of the other, until the cell's next sample or ageing.
 The rules, with sources and the tests that pin them: docs/design.md. Indices are not checked here.
 """
+from libc.float cimport FLT_MIN
 from libc.math cimport exp, floor, sqrtf
 from libc.string cimport memcpy, memset
 
@@ -132,8 +134,10 @@ cdef void table_open(Table *t, uint32_t region, bint enabled) noexcept nogil:
 cdef void table_reopen(Table *t, uint32_t region, bint enabled) noexcept nogil:
     """Open a slot that was in use before, or never: flat priors in every group."""
     cdef uint32_t group
+    cdef Cell untouched
+    prior_cell(&untouched, FLAT_MS, FLAT_SD)
     for group in range(t.groups):
-        memset(&t.cells[<size_t>group * t.stride + region], 0, sizeof(Cell))
+        store_cell(&t.cells[<size_t>group * t.stride + region], &untouched)
         store32(&t.keys[<size_t>group * t.stride + region], bits(FLAT_MS))
     if region >= load64(&t.head.regions):
         store64(&t.head.regions, region + 1)
@@ -278,14 +282,19 @@ cdef uint32_t stamp_of(double now) noexcept nogil:
 
 
 cdef void fresh_cell(Cell *c) noexcept nogil:
-    """Complete a cell that nobody touched yet (its bytes are zero) with the flat prior."""
-    if c.P0 == 0 and c.R == 0 and c.t == 0:
+    """Give a cell that nobody has stored yet the flat prior: other bytes than these two may be somebody's who is just storing."""
+    if c.P0 == 0 and c.t == 0:
         prior_cell(c, FLAT_MS, FLAT_SD)
+
+
+cdef inline float squared(float sd) noexcept nogil:
+    """A variance is never zero, not even that of the smallest deviation: zero is what nobody has stored."""
+    return sd * sd if sd * sd > FLT_MIN else <float>FLT_MIN
 
 
 cdef inline void prior_cell(Cell *c, float ms, float sd) noexcept nogil:
     cdef float noise = NOISE_SHARE * ms
-    c.mu0, c.P0, c.x, c.P, c.sp, c.sm = ms, sd * sd, ms, sd * sd, 0, 0
+    c.mu0, c.P0, c.x, c.P, c.sp, c.sm, c.t = ms, squared(sd), ms, squared(sd), 0, 0, 0
     c.R = noise * noise
     if c.R < NOISE_MIN:
         c.R = NOISE_MIN
@@ -425,7 +434,7 @@ cdef void set_prior(Table *t, uint32_t group, uint32_t region, float ms, float s
     if c.t == 0:
         prior_cell(&c, ms, sd)
     else:
-        c.mu0, c.P0 = ms, sd * sd
+        c.mu0, c.P0 = ms, squared(sd)
         if not t.pooled and c.P > c.P0:
             c.P = c.P0
     keep(t, group, region, &c)
@@ -441,7 +450,7 @@ cdef void adopt(Table *t, uint32_t group, uint32_t region, const Cell *old, uint
     fresh_cell(&c)
     c.x, c.P, c.R, c.sp, c.sm, c.t = old.x, old.P, old.R, old.sp, old.sm, touched if touched else 1
     if not t.pooled:
-        c.P = c.P if c.P < c.P0 else c.P0
+        c.P, c.R = c.P if c.P < c.P0 else c.P0, c.R if c.R > NOISE_MIN else NOISE_MIN
         age_cell(&c, stamp)
     store8(&t.sampled[group], 1)
     keep(t, group, region, &c)
@@ -506,15 +515,24 @@ cdef inline bint stands_out(const Table *t, uint32_t group, uint32_t home, uint6
 cdef inline void mark_if_beaten(Table *t, uint32_t group, uint32_t region, size_t row) noexcept nogil:
     """Mark the group for `tick` when some region may beat its home by the threshold.
 
-    `bound` is a lower bound of the other regions' keys, so a mark may be idle but none is ever missing.
+    `bound` is a lower bound of the other regions' keys, so a mark may be idle but none is ever missing. One thread stores the
+    home's key, then reads the bound; another lowers the bound, then reads the home's key. Fences see to it that one of them sees
+    what the other has stored (Dekker), likewise whoever makes a region eligible and whoever gives it a lower key.
     """
-    cdef uint32_t home = load16(&t.home[group]), key = load32(&t.keys[row + region])
-    cdef uint64_t bound = load64(&t.bound[group])
+    cdef uint32_t home = load16(&t.home[group])
+    cdef uint64_t bound, mine
     if home == NO_HOME:
         return
-    if region != home and bound_of(key, region) < bound and in_mask(t.eligible, region):
-        bound = bound_of(key, region)
-        lower(&t.bound[group], bound)
+    if region == home:
+        fence()
+    bound = load64(&t.bound[group])
+    if region != home:
+        mine = bound_of(load32(&t.keys[row + region]), region)
+        if mine < bound:
+            fence()
+            if in_mask(t.eligible, region):
+                bound = mine
+                lower(&t.bound[group], bound)
     if stands_out(t, group, home, bound):
         mark(&t.dirty[group])
 
@@ -592,8 +610,9 @@ cdef void mark_bereft(Table *t, const uint64_t *lost) noexcept nogil:
 
 cdef void mark_drawn(Table *t, const uint64_t *gained) noexcept nogil:
     """Mark groups that a newly eligible region may draw home, and keep every bound a bound."""
-    cdef uint32_t group, home, key, w, region
+    cdef uint32_t group, home, w, region
     cdef uint64_t m
+    fence()
     for group in range(t.groups):
         if load8(&t.dirty[group]):
             continue
@@ -601,20 +620,23 @@ cdef void mark_drawn(Table *t, const uint64_t *gained) noexcept nogil:
         if home == NO_HOME or not in_mask(t.eligible, home):
             mark(&t.dirty[group])
             continue
-        key = load32(&t.keys[<size_t>group * t.stride + home])
         for w in range(t.words):
             m = gained[w]
             while m:
                 region = w * 64 + lowest_bit(m)
                 m &= m - 1
-                if region != home and draws(t, group, region, key) or region == load16(&t.former[group]):
+                if region != home and draws(t, group, region, home) or region == load16(&t.former[group]):
                     mark(&t.dirty[group])
 
 
-cdef inline bint draws(Table *t, uint32_t group, uint32_t region, uint32_t home_key) noexcept nogil:
-    cdef uint32_t key = load32(&t.keys[<size_t>group * t.stride + region])
-    cdef float score = magnitude_of(home_key & ~<uint32_t>EXCLUDED)
+cdef inline bint draws(Table *t, uint32_t group, uint32_t region, uint32_t home) noexcept nogil:
+    """Lower the bound first: a sample of the home that comes in now sees that, or is seen here."""
+    cdef const uint32_t *keys = t.keys + <size_t>group * t.stride
+    cdef uint32_t key = load32(&keys[region]), home_key
+    cdef float score
     lower(&t.bound[group], bound_of(key, region))
+    home_key = load32(&keys[home])
+    score = magnitude_of(home_key & ~<uint32_t>EXCLUDED)
     return home_key & EXCLUDED or (not key & EXCLUDED and score - magnitude_of(key) > threshold(score))
 
 
@@ -642,7 +664,7 @@ cdef void age_group(Table *t, uint32_t group, uint32_t stamp) noexcept nogil:
     cdef size_t row = <size_t>group * t.stride
     cdef uint32_t region
     cdef Cell c
-    for region in range(<uint32_t>t.head.regions):
+    for region in range(<uint32_t>load64(&t.head.regions)):
         if load32(&t.cells[row + region].t):
             load_cell(&t.cells[row + region], &c)
             age_cell(&c, stamp)
@@ -704,7 +726,7 @@ cdef void candidates(const Table *t, uint32_t group, uint64_t *mask) noexcept no
         mask[w] = load64(&t.eligible[w])
     if not load64(&t.head.shared_out):
         return
-    for region in range(<uint32_t>t.head.regions):
+    for region in range(<uint32_t>load64(&t.head.regions)):
         if hash_of(group) >= load32(&t.share[region]):
             mask[region >> 6] &= ~(<uint64_t>1 << (region & 63))
     for w in range(t.words):
@@ -726,7 +748,7 @@ cdef uint32_t best_allowed(const Table *t, uint32_t group, const uint64_t *cand,
     if allowed(t, group, best, now):
         return best
     memcpy(mask, cand, t.words * 8)
-    for region in range(<uint32_t>t.head.regions):
+    for region in range(<uint32_t>load64(&t.head.regions)):
         if not allowed(t, group, region, now):
             mask[region >> 6] &= ~(<uint64_t>1 << (region & 63))
     open_best = scan(keys, mask, t.stride)
@@ -851,7 +873,7 @@ cdef void detour(Table *t, uint32_t group, uint32_t home, float score, double no
     cdef uint64_t *mask = t.scratch + 3 * t.words
     cdef uint32_t region, there
     memcpy(mask, t.scratch + 2 * t.words, t.words * 8)
-    for region in range(<uint32_t>t.head.regions):
+    for region in range(<uint32_t>load64(&t.head.regions)):
         if not allowed(t, group, region, now):
             mask[region >> 6] &= ~(<uint64_t>1 << (region & 63))
     there = scan(t.keys + row, mask, t.stride)

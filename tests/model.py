@@ -169,12 +169,13 @@ class ModelTable:
     def seed(self, g: int, r: int, ms: float, sd: float) -> None:
         self._check(g, r)
         prior, width = check_number(ms), check_number(sd, positive=True)
-        self.mu0[g, r], self.P0[g, r] = prior, width * width
+        variance = max(width * width, np.finfo(F).tiny)
+        self.mu0[g, r], self.P0[g, r] = prior, variance
         if self.t[g, r]:
             self.P[g, r] = self.P0[g, r] if self.ewma else min(self.P[g, r], self.P0[g, r])
             return
         tenth = F(0.1) * prior
-        self.x[g, r], self.P[g, r], self.R[g, r] = prior, width * width, max(F(1), tenth * tenth)
+        self.x[g, r], self.P[g, r], self.R[g, r] = prior, variance, max(F(1), tenth * tenth)
         self.sp[g, r] = self.sm[g, r] = 0
 
     def _age(self, cells: tuple[Any, Any], now: float) -> None:

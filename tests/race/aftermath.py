@@ -28,6 +28,15 @@ def twin(table: LatencyTable) -> ModelTable:
     return model
 
 
+def level(table: LatencyTable, now: float) -> None:
+    """Where two samples of one cell met, the belief may be of one and the score of the other: the next sample sets that right."""
+    state: dict[str, Any] = _hammer.state(table)
+    beliefs = (state["x"] + state["penalty"])[:, : table.regions]
+    scores = np.array([table.scores(g) for g in range(table.groups)])
+    for g, r in np.argwhere((state["t"][:, : table.regions] > 0) & (beliefs != scores)).tolist():
+        table.observe(g, r, float(state["x"][g, r]), now)
+
+
 def storm(seed: int, regions: int, roles: list[str]) -> None:
     """Burst after burst, and after each the same calm on both: homes get worse, seconds pass.
 
@@ -39,6 +48,7 @@ def storm(seed: int, regions: int, roles: list[str]) -> None:
         hammer = _hammer.Hammer(table, None, roles, 10_000, now, 1e-6, 100 * seed + burst)
         hammer.start()
         assert hammer.join() == 0
+        level(table, now)
         model = twin(table)
         for step, ms in ((0.1, 0.0), (0.1, 90.0), (0.1, 0.0), (3.0, 200.0), (7.1, 0.0), (1.0, 0.0)):
             now += step
@@ -52,7 +62,22 @@ def storm(seed: int, regions: int, roles: list[str]) -> None:
         now += 1.0
 
 
+def first_touches(seed: int) -> None:
+    """Cells that nobody seeded, and their first samples from several threads: each is 5 to 64 ms, the flat prior is 80 ms."""
+    table = LatencyTable(400, 8, region_capacity=8)
+    hammer = _hammer.Hammer(table, None, ["write", "write"], 4000, 1000.0, 0.0, seed)
+    hammer.start()
+    assert hammer.join() == 0
+    state: dict[str, Any] = _hammer.state(table)
+    touched = state["t"] > 0
+    estimates = state["x"][touched]
+    assert estimates.min() > 4.9 and estimates.max() < 80.1, (seed, estimates.min(), estimates.max())
+    assert np.all(state["P0"][touched] == 28.0**2) and np.all(state["mu0"][touched] == 80.0) and np.all(state["R"][touched] >= 1.0), seed
+
+
 if __name__ == "__main__":
+    for seed in range(200 * int(sys.argv[1])):
+        first_touches(seed)
     for seed in range(int(sys.argv[1])):
         for regions in (2, 5, 66):
             storm(seed, regions, ["write", "write", "tick"])

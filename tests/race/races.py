@@ -43,6 +43,8 @@ def meddle(table: LatencyTable, rng: random.Random) -> None:
         lambda: table.add_region(),
         lambda: table.remove_region(r),
         lambda: (table.rank(g), table.estimates(g), table.deviations(g), table.eligible(), table.counts(), table.fail_open),
+        lambda: (table.homes(), table.scores(g), table.ages(g, 5.0), table.forced(g), table.pending(g), table.excluded(g, r)),
+        lambda: table.seed_many(np.full((GROUPS, table.regions), 30, np.float32), np.full((GROUPS, table.regions), 9, np.float32)),
         lambda: table.restore(table.snapshot(5.0), 5.0, 1.0),
         lambda: table.pick_many(many, np.empty(64, np.uint16)),
         lambda: table.observe_many(many, np.full(64, r, np.uint16), np.full(64, 20, np.float32), 3.0),
