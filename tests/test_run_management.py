@@ -105,6 +105,7 @@ async def test_the_first_service_runs_and_the_plane_comes_back_when_it_dies(star
     row = {"properties": {"additionalLocations": [{"location": "westeurope"}]}}
     answer = api.client.patch(SERVICE, json=row, headers={"if-match": f'"{etag}"'})
     assert answer.status_code == 202
+    await eventually(lambda: '"PATCH"' in (tmp_path / "audit.log").read_text())
     os.kill(run.workers("management")[0], signal.SIGKILL)  # whatever it was at
     assert (await run.says("worker-ended"))["code"] == -signal.SIGKILL
     await run.says("worker-started")

@@ -21,6 +21,7 @@ from lbcore.config.management import plane_url
 from lbcore.errors import ServiceError
 from lbcore.listener import Listener
 from lbcore.service.api import application, secondary
+from lbcore.service.api.audit import Audit, AuditLog
 from lbcore.service.founding import NodeTokens, plane_of, store_path
 from lbcore.service.plane import Plane
 from lbcore.service.portal.routes import mount
@@ -119,6 +120,7 @@ class ManagementWorker:
         assert section is not None
         self._section = section
         self._stack = AsyncExitStack()
+        self._audit_log: AuditLog | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -133,7 +135,7 @@ class ManagementWorker:
             await self._stand_by(store, stack)
             plane = plane_of(self._settings, store, plane_url(self._section, self._address))
             await _entered(stack, plane)
-            app = application(plane, **self._allowed())
+            app = application(plane, **self._allowed(), audit=self._audit(stack))
             mount(app, plane, app.state.verifier, secure=bool(self._section.certificate))
             self._stack = stack.pop_all()
         return app
@@ -147,7 +149,14 @@ class ManagementWorker:
         asking = _Asking(self._section.primary, ca)
         task = asyncio.create_task(asking.run())
         self._stack.push_async_callback(_cancelled, task)
-        return secondary(self._section.primary, lambda: asking.reached, **self._allowed())
+        return secondary(self._section.primary, lambda: asking.reached, **self._allowed(), audit=self._audit(self._stack))
+
+    def _audit(self, stack: AsyncExitStack) -> Audit:
+        """Give where writes and refusals are written down."""
+        if not self._section.audit_log:
+            return lambda line: None
+        self._audit_log = stack.enter_context(AuditLog(self._settings.folder / self._section.audit_log, "audit log"))
+        return self._audit_log.put
 
     def _give_token(self, store: Store) -> None:
         """Let the front door and the DNS of this very file follow, unless they were given a token."""
@@ -188,7 +197,9 @@ class ManagementWorker:
         raise ValueError("the management plane has no document of its own")
 
     async def reload(self) -> None:
-        """Take the certificate as it is now."""
+        """Take the certificate as it is now, and open the audit log anew."""
+        if self._audit_log is not None:
+            self._audit_log.reopen()
         if self._server is not None and self._section.certificate:
             folder, section = self._settings.folder, self._section
             context = self._server.config.ssl

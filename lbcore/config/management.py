@@ -62,6 +62,7 @@ class Management(Section):
     key: str = Field(default="", description="the path of a PEM file")
     url: Url = Field(default="", max_length=2000, description=URL)
     store: str = Field(default="service.sqlite", min_length=1, description="the path of a file")
+    audit_log: str = Field(default="audit.log", description='the path of a file, or ""')
     provisioner: dict[str, Any] = Field(default={"kind": "local"}, description=PROVISIONER)
     require_if_match: bool = Field(default=True, description="true or false")
     drain: float = Field(default=30.0, ge=0, le=86_400, description="seconds 0..86400")
@@ -100,6 +101,8 @@ def problems(document: Document, folder: Path, founding: bool) -> Iterator[Probl
         yield ("management", "standby_token"), section.standby_token, f"a file that only its owner may read: chmod 600 {file}", None
     if not (folder / section.store).parent.is_dir():
         yield ("management", "store"), section.store, "a file in a folder that exists", None
+    if section.audit_log and not (folder / section.audit_log).parent.is_dir():
+        yield ("management", "audit_log"), section.audit_log, "a file in a folder that exists", None
     yield from _provisioner(section)
 
 

@@ -5,9 +5,9 @@ Answers may have more members than these name. Members of requests that are not 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 __all__ = [
     "Backups", "Canceled", "Configuration", "Disable", "Endpoint", "Endpoints", "Entry", "ErrorAnswer", "ErrorBody", "Event",
@@ -19,7 +19,6 @@ __all__ = [
 ]  # fmt: skip
 
 Table = dict[str, Any]
-Text = Annotated[str, Field(max_length=1000)]
 
 
 class _Answer(BaseModel):
@@ -164,7 +163,7 @@ class Disable(_Wish):
 class Network(_Wish):
     """Which location; left out: all, one after another."""
 
-    location: Text | None = None
+    location: str | None = None
 
 
 class Plan(_Answer):
@@ -266,13 +265,13 @@ class RevisionDiff(_Answer):
 class Rollback(_Wish):
     """Which revision's content to publish again."""
 
-    revision: Text
+    revision: str
 
 
 class Reason(_Wish):
     """Why, for the history."""
 
-    why: Text | None = None
+    why: str | None = None
 
 
 # ===== traffic manager
@@ -483,7 +482,7 @@ class Restored(_Answer):
 class Promote(_Wish):
     """Which location becomes the primary; this one becomes read-only."""
 
-    location: Text
+    location: str
 
 
 class HandedOver(_Answer):
