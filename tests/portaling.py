@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import markup
+import pytest
 import uvicorn
 
 from lbcore.sense.checks import ProbeResult
@@ -25,7 +27,7 @@ from lbcore.service.progress import Granted
 from lbcore.service.provisioning import Order, ProvisionError
 from lbcore.service.rotation import Look
 from lbcore.service.store import Store
-from lbcore.service.tokens import issue
+from lbcore.service.tokens import Attempts, issue
 
 DOCUMENT = {
     "apis": [
@@ -37,6 +39,7 @@ DOCUMENT = {
     ],
     "backends": [{"name": "orders", "urls": ["http://127.0.0.1:9001"]}],
 }  # fmt: skip
+QUICK = {"properties": {"monitorConfig": {"intervalInSeconds": 0.2, "timeoutInSeconds": 0.1, "jitter": 0.0}}}
 TIMES = Times(sync=5.0, probe=5.0, drain=0.2, pause=0.02, hold=0.0)
 
 
@@ -81,6 +84,7 @@ class Service:
 
     def __init__(self, store: Store, regions: Regions, plane: Plane, app: Any, portal: Portal) -> None:
         self.store, self.regions, self.plane, self.app, self.portal = store, regions, plane, app, portal
+        self.visitors: list[Visitor] = []
         self.tokens = {role: issue(store, role, f"a {role}", who="test") for role in ("reader", "operator", "owner")}
         self.tokens["node"] = issue(store, "node", "westus2", who="test")
 
@@ -97,7 +101,7 @@ async def service(folder: Path, *others: str, **settings: Any) -> AsyncIterator[
     with Store(folder / "store.db") as store:
         regions = Regions(store)
         first = new_service("contoso", location("West US 2"), additional_locations=tuple(map(location, others)), **settings)
-        options = PlaneOptions(founding=first, times=TIMES)
+        options = PlaneOptions(founding=first, times=TIMES, traffic_manager=QUICK)
         plane = Plane(store, regions, name="contoso", options=options, probe=regions.probe, pages=regions)  # type: ignore[arg-type]
         async with plane:
             await plane.configuration.put(DOCUMENT, who="test", why="the first APIs")
@@ -105,6 +109,8 @@ async def service(folder: Path, *others: str, **settings: Any) -> AsyncIterator[
             made = Service(store, regions, plane, app, mount(app, plane, app.state.verifier))
             await made.settled()
             yield made
+            for visitor in made.visitors:
+                await visitor.client.aclose()
 
 
 class Visitor:
@@ -130,6 +136,62 @@ class Visitor:
         return answer
 
 
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    """Serve an application on loopback, on this loop; gives its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_config=None, lifespan="on", timeout_graceful_shutdown=2))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+# ===== stories
+
+Story = Callable[[Service], Awaitable[None]]
+Shared = Callable[[Story], None]
+
+
+def play(folder: Path, story: Story, *others: str, **settings: Any) -> None:
+    """Have a story told with a service of its own."""
+
+    async def played() -> None:
+        async with service(folder, *others, **settings) as made:
+            await story(made)
+
+    asyncio.run(played())
+
+
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """One service in three regions for all stories that change nothing: `shared = pytest.fixture(scope="module")(sharing)`."""
+    with asyncio.Runner() as runner:
+        running = service(tmp_path_factory.mktemp("shared"), "westeurope", "eastasia")
+        made = runner.run(running.__aenter__())
+        yield lambda story: runner.run(_told(story, made))
+        runner.run(running.__aexit__(None, None, None))
+
+
+async def _told(story: Story, made: Service) -> None:
+    made.portal.tokens.attempts = Attempts()  # others' mistakes are not this one's
+    await story(made)
+
+
+async def operator(made: Service, role: str = "operator", base: str = "") -> Visitor:
+    """Somebody who has signed in. base: URL of a server, "" = without one"""
+    visitor = Visitor(None, base) if base else Visitor(made.app)
+    made.visitors.append(visitor)
+    assert (await visitor.sign_in(made.tokens[role])).status_code == 303
+    return visitor
+
+
+# ===== forms
+
+
 def field(html: str, name: str) -> str:
     """Give the value of a form's field."""
     found = re.search(rf'name="{name}" value="([^"]*)"', html)
@@ -137,17 +199,33 @@ def field(html: str, name: str) -> str:
     return found[1]
 
 
-@contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """Serve an application on loopback, in a thread; gives its URL."""
-    config = uvicorn.Config(app, "127.0.0.1", 0, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+async def rows(visitor: Visitor) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The Locations form as the page has it: its fields, and its rows."""
+    html = (await visitor.get("/portal/scale-and-pricing")).text
+    tree, _ = markup.parsed(html)
+    found = [json.loads(each.attrib["value"]) for each in tree.iter() if each.attrib.get("name") == "row" and each.attrib["value"]]
+    return {"etag": field(html, "etag"), "tier": "Premium", "network_mode": "None"}, [row for row in found if row["name"]]
+
+
+def sent(fields: dict[str, Any], wanted: list[dict[str, Any]], **more: str) -> dict[str, Any]:
+    """The form with these rows."""
+    return fields | {"row": [json.dumps(row) for row in wanted]} | more
+
+
+def added(name: str, units: int = 1, **more: Any) -> dict[str, Any]:
+    """A row that somebody added."""
+    draft = {"name": name, "state": "draft-add", "units": units, "zones": [], "disableGateway": False, "subnet": "", "publicIp": ""}
+    return draft | {"carried": {}} | more
+
+
+async def profile(visitor: Visitor) -> dict[str, str]:
+    """The profile's form as the page has it."""
+    tree, _ = markup.parsed((await visitor.get("/portal/traffic-manager")).text)
+    fields = {}
+    for each in tree.iter():
+        if each.attrib.get("name") and each.attrib.get("type") != "checkbox" and "value" in each.attrib:
+            fields[each.attrib["name"]] = each.attrib["value"]
+        if markup.tag(each) == "select":
+            chosen = [option for option in each if "selected" in option.attrib]
+            fields[each.attrib["name"]] = "".join(chosen[0].itertext())
+    return fields

@@ -144,14 +144,15 @@ def test_every_kind_has_a_tone() -> None:
 
 def test_events_and_changes_stand_together_newest_first() -> None:
     history = [
-        Entry(3, 30.0, "ana (0a)", "save", "more of Asia", "contoso", "e", ""),
+        Entry(3, 30.0, "ana (0123456789ab)", "save", "more of Asia", "contoso", "e", ""),
+        Entry(5, 31.0, "ana (0123456789ab)", "create token 77", "", "node", "", ""),
         Entry(2, 20.0, "operation", "operation 7: Succeeded", "", "", "", ""),
         Entry(1, 10.0, "ana (0a)", "publish 1.1", "", "1.1", "e", ""), Entry(0, 5.0, "", "", "", "", "", ""),
     ]  # fmt: skip
     found = timeline([happened("ConfigAhead", at=15.0, held="1.9"), happened("RegionStatusChanged", at=40.0, after="up")], history)
     assert [(each.at.timestamp(), each.text) for each in found] == [
-        (40.0, "is Online"), (30.0, "save by ana (0a): more of Asia"),
-        (15.0, "reports revision 1.9, newer than any that was published here"), (10.0, "publish 1.1 by ana (0a)"),
+        (40.0, "is Online"), (30.0, "saved by ana: more of Asia"),
+        (15.0, "reports revision 1.9, newer than any that was published here"), (10.0, "revision 1.1 published by ana (0a)"),
     ]  # fmt: skip
     assert len(timeline([happened("X", at=at) for at in range(500)])) == 60
 

@@ -73,8 +73,11 @@ class Clients:
                 self._measured = np.array([bool(np.isfinite(table.ages(group, now)).any()) for group in range(table.groups)])
                 self._scanned = now
             picks = table.pick_many(np.arange(table.groups, dtype=np.uint32))
+            self._measured[0] = False  # this process, and whoever nobody can locate
             order = np.lexsort((-self._sizes, ~self._measured))[:LOOKED_AT]
-            found = [self._group(lb, int(group), int(picks[group])) for group in order if self._measured[group] or self._sizes[group] > 0]
+            telling = [int(group) for group in order if self._measured[group] or self._sizes[group] > 0]
+            slots, eligible = [slot for slot, region in enumerate(objects) if region is not None], table.eligible()
+            found = [self._group(lb, group, int(picks[group]), slots, eligible) for group in telling]
         named = {slot: region.name for slot, region in enumerate(objects) if region is not None}
         sizes = {name: float(self._sizes[picks == slot].sum()) for slot, name in named.items()}
         return Standing(tuple(found[:SHOWN]), sizes, {name: ms for name in named.values() if (ms := _mean(found, name)) is not None})
@@ -89,15 +92,17 @@ class Clients:
         self._lat, self._lon, _ = places(prefixes)
         self._scanned = -RESCAN
 
-    def _group(self, lb: Balancer, group: int, pick: int) -> Group:
+    def _group(self, lb: Balancer, group: int, pick: int, slots: list[int], eligible: NDArray[np.bool_]) -> Group:
+        """Look at one group. It is away while a region that is there would be closer, and cannot serve."""
         table, region = lb.table, lb.objects[pick] if pick < len(lb.objects) else None
-        home = table.home(group)
-        reason = "none" if region is None else "fail_open" if table.fail_open else "first" if home < 0 else "home"
-        if reason == "home" and (pick != home or table.forced(group)):
+        estimates = table.estimates(group)
+        closest = min(slots, key=lambda slot: float(estimates[slot]))
+        reason = "none" if region is None else "fail_open" if table.fail_open else "first" if table.home(group) < 0 else "home"
+        if reason == "home" and closest != pick and not (eligible[closest] and not table.excluded(group, closest)):
             reason = "failover"
         return Group(
-            lb.map.keys[group] or "this machine", float(self._lat[group]), float(self._lon[group]), region.name if region else "",
-            float(table.estimates(group)[pick]) if region else float("nan"), float(self._sizes[group]), bool(self._measured[group]), reason,
+            lb.map.keys[group], float(self._lat[group]), float(self._lon[group]), region.name if region else "",
+            float(estimates[pick]) if region else float("nan"), float(self._sizes[group]), bool(self._measured[group]), reason,
         )  # fmt: skip
 
 

@@ -74,6 +74,11 @@ class Ring:
         known = [row.get(region) for row in self._rows][-length:]
         return (*((None,) * (length - len(known))), *known)
 
+    def names(self, span: float) -> set[str]:
+        """Give the regions of which something is known in the last `span` seconds."""
+        rows = [*self._rows][-round(span / self.step) - 1 :]
+        return {region for row in rows for region, value in row.items() if value is not None}
+
     def __bool__(self) -> bool:
         return any(value is not None for row in self._rows for value in row.values())
 
@@ -206,7 +211,7 @@ class Live:
             return views.Overview(at, stored.revision, (), notices=(views.Notice("Info", "There is no service yet."),))
         state, span = stored.state, self._latency.span
         there = _there(state)
-        shown = {each.name: each.display_name for each in there}
+        shown = Names({each.name: each.display_name for each in there})
         counted = bool(self._share)
         shares, newest = (self._share, calls) if counted else (self._sizes, standing.sizes)
         regions = tuple(self._region(state, each, statuses, standing, newest, span) for each in there)
@@ -215,12 +220,11 @@ class Live:
             sites=tuple(_site(each, view) for each, view in zip(there, regions, strict=True) if _place(each)),
             flows=tuple(_flows(standing, {each.name: each for each in there})),
             groups=tuple(
-                views.GroupRow(one.key, shown.get(one.region, one.region or "none"), _finite(one.ms), one.size, one.measured, one.reason)
+                views.GroupRow(one.key, shown[one.region] if one.region else "none", _finite(one.ms), one.size, one.measured, one.reason)
                 for one in standing.groups
             ),
             events=timeline(stored.events, stored.history, shown),
-            latency=tuple(Series(each.display_name, self._latency.of(each.name, span)) for each in there),
-            share=tuple(Series(each.display_name, shares.of(each.name, span)) for each in there),
+            latency=tuple(_series(self._latency, shown, span)), share=tuple(_series(shares, shown, span)),
             span=span, share_of="calls" if counted else "addresses", edges=tuple(self._edge(one, now) for one in edges),
         )  # fmt: skip
 
@@ -255,7 +259,7 @@ class Live:
             if region.provisioning_state in ("Failed", "TerminationFailed"):
                 found.append(views.Notice("Error", f"{region.display_name}: the last change failed. Save tries again."))
         if away >= 0.005 and not self.plane.lb.fail_open:
-            found.append(views.Notice("Info", f"Groups with {percent(away)} of all addresses go elsewhere than to their closest region."))
+            found.append(views.Notice("Warning", f"Groups with {percent(away)} of all addresses are away from their closest region."))
         if not stored.revision:
             found.append(views.Notice("Warning", "No configuration has been published: gateways have nothing to serve."))
         return found
@@ -266,6 +270,20 @@ class Live:
         inflight = sum(seen.inflight for seen in report.regions.values())
         return views.Edge(report.edge, "Online" if age < 10.0 else "Warning", _rounded(age), str(report.rotation or ""), up,
                           len(report.regions), inflight)  # fmt: skip
+
+
+class Names(dict[str, str]):
+    """Regions' names for people, also of those that are gone."""
+
+    def __missing__(self, name: str) -> str:
+        known = catalogue().get(name)
+        return known.display_name if known else name
+
+
+def _series(ring: Ring, shown: Names, span: float) -> list[Series]:
+    """Give a line for each region that is there, and for each that was a while ago."""
+    gone = sorted(ring.names(span) - shown.keys())
+    return [Series(shown[name], ring.of(name, span)) for name in (*shown, *gone)]
 
 
 def _there(state: ServiceState) -> list[Location]:

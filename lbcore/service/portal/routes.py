@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -376,11 +377,21 @@ class Portal:
     def _endpoint(self, one: Mapping[str, Any]) -> views.Endpoint:
         seen, status = self.live.seen.get(one["name"]), one["endpointMonitorStatus"]
         said = [report.regions[one["name"]].status for report in self.plane.edges() if one["name"] in report.regions]
+        probed = self._probed(one["name"])
         since = datetime.fromtimestamp(seen.since, UTC) if seen and seen.since is not None and status == "Degraded" else None
         return views.Endpoint(
             one["displayName"], one["target"], one["endpointStatus"], status, one["cause"], since, one["weight"], one["priority"] or 1,
-            one["alwaysServe"] == "Enabled", vantages=(sum(word in UP for word in said), len(said)),
+            one["alwaysServe"] == "Enabled", probed, (sum(word in UP for word in said), len(said)),
         )  # fmt: skip
+
+    def _probed(self, name: str) -> float | None:
+        """Give what the primary's own probes of a region take, ms; None when none was answered."""
+        lb = self.plane.lb
+        if all(region.name != name for region in lb.regions):
+            return None
+        slot = lb.slot(name)
+        known = math.isfinite(lb.table.ages(0, self.plane.now)[slot]) and lb.status(name) in UP
+        return float(lb.table.estimates(0)[slot]) if known else None
 
     async def set_traffic_manager(self, asked: Asked) -> Response:
         """Take the profile's form."""

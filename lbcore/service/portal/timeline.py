@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from lbcore.region import catalogue
 from lbcore.service.logbook import Entry
 from lbcore.service.logbook import Event as Written
 from lbcore.service.portal.views import Event
@@ -43,6 +44,11 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "EdgeSilent": ("Warning", "edge {edge} has not reported| for {seconds}"),
 }
 STATUSES: Mapping[str, str] = {"up": "Online", "down": "Degraded", "ejected": "Degraded", "disabled": "Disabled", "draining": "Draining"}
+UNTOLD = ("operation ", "create token ", "revoke token ", "previous VIPs")  # told by events, or nobody's business here
+CHANGES: tuple[tuple[str, str, str], ...] = (
+    (r"publish ([0-9.]+)", "Configuration", r"revision \1 published"), (r"put trafficManager", "Traffic Manager", "settings changed"),
+    (r"begin epoch ([0-9]+)", "Configuration", r"epoch \1 begun"), (r"save", "Service", "saved"),
+)  # fmt: skip
 ACTIONS: Mapping[str, str] = {"create": "added", "update": "changed", "delete": "removal"}
 
 
@@ -51,7 +57,7 @@ def timeline(
 ) -> tuple[Event, ...]:
     """Give what happened, newest first. names: of regions, for people."""
     found = [told(each, names or {}) for each in events]
-    found += [_changed(each) for each in history if each.what and not each.what.startswith("operation ")]
+    found += [_changed(each) for each in history if each.what and not each.what.startswith(UNTOLD)]
     return tuple(sorted(found, key=lambda each: each.at, reverse=True)[:most])
 
 
@@ -61,7 +67,11 @@ def told(event: Written, names: Mapping[str, str]) -> Event:
     detail = {key: _short(key, value) for key, value in event.detail.items()}
     text = _filled(sentence, detail) if sentence else _plain(event.kind, detail)
     word = _filled(status, detail) or "Info"
-    return Event(_moment(event.at), STATUSES.get(word, word), names.get(event.region, event.region) or "Service", text)
+    return Event(_moment(event.at), STATUSES.get(word, word), _subject(event.region, names), text)
+
+
+def _subject(region: str, names: Mapping[str, str]) -> str:
+    return names[region] if region in names else (catalogue()[region].display_name if region in catalogue() else region) or "Service"
 
 
 def _filled(sentence: str, detail: Mapping[str, str]) -> str:
@@ -88,9 +98,12 @@ def _short(key: str, value: Any) -> str:
 
 def _changed(entry: Entry) -> Event:
     """Give a change of somebody's: who, what and why."""
-    by = f" by {entry.who}" if entry.who else ""
+    by = f" by {re.sub(r' [(][0-9a-f]{12}[)]$', '', entry.who)}" if entry.who else ""
     why = f": {entry.why}" if entry.why else ""
-    return Event(_moment(entry.at), "Info", entry.target or "Service", f"{entry.what}{by}{why}")
+    for pattern, subject, words in CHANGES:
+        if (found := re.fullmatch(pattern, entry.what)) is not None:
+            return Event(_moment(entry.at), "Info", subject, f"{found.expand(words)}{by}{why}")
+    return Event(_moment(entry.at), "Info", "Service", f"{entry.what}{by}{why}")
 
 
 def _moment(at: float) -> datetime:
