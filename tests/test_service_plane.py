@@ -17,6 +17,7 @@ from lbcore.errors import ServiceError
 from lbcore.service.backup import backup
 from lbcore.service.model import location, new_service
 from lbcore.service.plane import Plane
+from lbcore.service.provisioning import Manual
 from lbcore.service.store import Store
 
 
@@ -244,7 +245,8 @@ def test_what_another_process_writes_is_seen(tmp_path: Path) -> None:
             backup(beside, tmp_path / "b.zip")
             beside.revisions.begin_epoch(who="bob", why="win")
             async with plane.subscribe() as notices:
-                assert await notices.get() == "rotation"
+                while await notices.get() != "rotation":
+                    pass
             assert plane.rotation().number.epoch == 2  # type: ignore[union-attr]
             beside.fence(9, who="bob")
         assert (await refused(plane.patch({}, who="ann", if_match="*"))).code == "Fenced"
@@ -272,6 +274,28 @@ def test_a_file_whose_service_is_unsound_is_refused_at_the_start(tmp_path: Path)
                 pass
         async with running(place, founding=contoso()) as plane:  # and nothing is left locked
             assert await done(plane) == "Succeeded"
+
+    in_virtual_time(main())
+
+
+def test_a_person_may_be_the_provisioner(tmp_path: Path) -> None:
+    async def main() -> None:
+        place = Place(tmp_path, {"times": replace(TIMES, sync=5.0)})
+        manual = Manual()
+        plane = place.plane()
+        plane.provisioner = plane.runner._provisioner = manual
+        async with plane:
+            while not plane.orders():
+                await asyncio.sleep(1)
+            (order,) = plane.orders()
+            assert (order["work"], order["name"], order["units"], order["newPublicIP"]) == ("create", "westus2", 1, True)
+            for body in ([], {"publicIPAddresses": "x"}, {"gateway": 1}, {"color": 1}):
+                with pytest.raises(ServiceError, match="InvalidProperty|UnknownProperty"):
+                    plane.answer_order("westus2", order["id"], body)
+            with pytest.raises(ServiceError, match="ResourceNotFound"):
+                plane.answer_order("westus2", 99, {})
+            plane.answer_order("westus2", order["id"], {"refusal": "no quota"})
+            assert await done(plane) == "Failed" and (await plane.state()).of("westus2").reason == "no quota"
 
     in_virtual_time(main())
 

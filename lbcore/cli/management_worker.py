@@ -9,8 +9,10 @@ import logging
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import uvicorn
@@ -22,6 +24,7 @@ from lbcore.errors import ServiceError
 from lbcore.listener import Listener
 from lbcore.service.api import application, secondary
 from lbcore.service.api.audit import Audit, AuditLog
+from lbcore.service.api.guard import loopback_name
 from lbcore.service.founding import NodeTokens, plane_of, store_path
 from lbcore.service.plane import Plane
 from lbcore.service.portal.routes import mount
@@ -35,6 +38,7 @@ logger = logging.getLogger(__name__)
 PATIENCE = 2.0  # seconds for answers under way at the end: those that wait for changes would wait for ever
 LEASE = 10.0  # seconds for the process before this one to let go of the store
 PAUSE = 0.1
+MOST = 1000  # connections, and requests under way; the next is answered 503
 MOMENT = 0.2  # seconds for answers that are being read
 ASK = 3.0  # seconds between two questions whether the primary answers, and for an answer
 
@@ -142,7 +146,8 @@ class ManagementWorker:
 
     def _allowed(self) -> dict[str, Any]:
         """Give whom the API's guard lets in by their Host header: behind a certificate it has been checked already."""
-        return {"allowed": None} if self._section.certificate else {}
+        section = self._section
+        return {"allowed": None if section.certificate else partial(_is_ours, urlsplit(section.url).hostname)}
 
     async def _elsewhere(self) -> Any:
         ca = self._settings.following.ca if self._settings.following else None
@@ -186,7 +191,8 @@ class ManagementWorker:
             files = {"ssl_certfile": str(folder / section.certificate), "ssl_keyfile": str(folder / section.key)}
         config = uvicorn.Config(
             self._app, log_config=None, access_log=False, lifespan="on", server_header=False, timeout_graceful_shutdown=int(PATIENCE) + 1,
-            timeout_keep_alive=30, proxy_headers=False, ws="none", **files,
+            timeout_keep_alive=30, proxy_headers=False, ws="none",
+            limit_concurrency=MOST, **files,
         )  # fmt: skip
         config.load()
         self._server = _Server(config)
@@ -225,6 +231,11 @@ class ManagementWorker:
                 self._serving.cancel()
                 await asyncio.wait({self._serving}, timeout=1.0)
         await self._stack.aclose()
+
+
+def _is_ours(name: str | None, host: str) -> bool:
+    """Say whether a Host header names this machine, or what the file says that others call it."""
+    return loopback_name(host) or (name is not None and urlsplit(f"//{host}").hostname == name)
 
 
 class _Asking:

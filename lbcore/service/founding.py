@@ -144,7 +144,7 @@ def _options(settings: Settings, service: Service | None, url: str) -> PlaneOpti
     section, probes = section_of(settings), settings.document.traffic_manager.monitor
     files = {key: getattr(settings.monitor, key) for key in FILES if getattr(settings.monitor, key) != getattr(Monitor(), key)}
     return PlaneOptions(
-        url=url, require_if_match=section.require_if_match, facts=_facts(settings),
+        file=Path(settings.name).name, url=url, require_if_match=section.require_if_match, facts=_facts(settings),
         times=Times(hold=section.hold, drain=section.drain), traffic_manager=_profile(settings, service), founding=service,
         monitor_files=files, locate=settings.locate(), detector=partial(_detector, settings), anchors=tuple(probes.anchors),
     )  # fmt: skip

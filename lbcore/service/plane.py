@@ -34,14 +34,15 @@ from lbcore.service.backup import Manifest, Restored, backup, inspect, restore
 from lbcore.service.body import accepted, as_body, patched
 from lbcore.service.codes import Violation, refusal
 from lbcore.service.configuration import Latest, Report, Tag, read_tags
-from lbcore.service.facts import AT, TOP, Facts
+from lbcore.service.facts import AT, TOP, Facts, shown
 from lbcore.service.journal import Operation
 from lbcore.service.model import Service, ServiceState
 from lbcore.service.notices import Notices, Subscription
 from lbcore.service.operations import DELETE, NETWORK, Runner, Times
 from lbcore.service.plan import Plan, admit, plan, refresh, removal
 from lbcore.service.primary import Primary
-from lbcore.service.provisioning import Provisioner
+from lbcore.service.progress import Granted
+from lbcore.service.provisioning import Manual, Provisioner, Request
 from lbcore.service.record import matches
 from lbcore.service.reports import EdgeReport, Edges, read_report
 from lbcore.service.revisions import Number
@@ -71,7 +72,8 @@ Body = dict[str, Any]
 class PlaneOptions:
     """What lbcore.toml says of a management plane.
 
-    url: where others reach it;  require_if_match: whether a write must say which state it has seen (V17)
+    file: name of the file that says it, for people;  url: where others reach it
+    require_if_match: whether a write must say which state it has seen (V17)
     facts, times: as rules and Runner have them; Times.remembered follows the profile's TTL
     traffic_manager: the profile of a new service, as PATCH takes it
     founding: the service that a store without any begins with, None = none
@@ -79,6 +81,7 @@ class PlaneOptions:
     locate, detector, anchors: as `Watching` has them;  fresh: seconds for which an edge's report holds
     """
 
+    file: str = "lbcore.toml"
     url: str = "http://127.0.0.1:9180"
     require_if_match: bool = True
     facts: Facts = field(default_factory=Facts)
@@ -148,6 +151,8 @@ class Plane:
         self._draining_since: dict[str, Number] = {}
         self._judged: dict[str, str] = {}
         self._learned_at = float("-inf")
+        self._marks: object = None
+        self._published: tuple[Tag, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
 
@@ -165,8 +170,8 @@ class Plane:
             await self.runner.start()
             stack.push_async_callback(self.runner.close)
             await self._found()
-            for work in (self._looking_around(), self._judging(), self._publishing()):
-                task = asyncio.create_task(work)
+            for pause, work in ((LOOK_AROUND, self._look_around), (JUDGE, self._judge), (0.0, self._publish)):
+                task = asyncio.create_task(self._for_ever(pause, work))
                 stack.push_async_callback(_ended, task)
             self._stack = stack.pop_all()
         return self
@@ -178,43 +183,40 @@ class Plane:
     async def _first_profile(self) -> None:
         if await self._call(self.store.document, TRAFFIC_MANAGER) is None:
             with suppress(ServiceError):  # fenced: it is not ours to write
-                put = partial(self.store.put, TRAFFIC_MANAGER, dict(self.options.traffic_manager), who="lbcore.toml", why="first start")
+                put = partial(self.store.put, TRAFFIC_MANAGER, dict(self.options.traffic_manager), who=self.options.file, why="first start")
                 await self._call(put)
 
     async def _found(self) -> None:
         """Begin with the service of lbcore.toml, once in a store's life; afterwards the store wins."""
         wanted, state = self.options.founding, self._known.state
-        if wanted is None:
+        if wanted is None or await self._call(_fence_of, self.store) is not None:
             return
         if state is not None:
-            _tell_differences(wanted, state.service)
+            _tell_differences(wanted, state.service, self.options.file)
         elif not await self._call(partial(self.store.operations.newest, limit=1)):
             found = [*validate(wanted, None, self.facts)]
             if found:
                 raise refusal(found)
-            await self._save(None, wanted, "lbcore.toml", "first start", None, True)
+            await self._save(None, wanted, self.options.file, "first start", None, True)
 
-    async def _looking_around(self) -> None:
-        """See what other processes write to the store: restore, promote, fence."""
-        seen: object = None
+    async def _for_ever(self, pause: float, work: Callable[[], Awaitable[object]]) -> None:
+        """Do something again and again, whatever comes of it: what fails is said, and tried the next time."""
         while True:
-            await asyncio.sleep(LOOK_AROUND)
+            await asyncio.sleep(pause)
             try:
-                if (marks := await self._call(self.store.marks)) != seen:
-                    await self.refresh()
-                    seen = marks
+                await work()
             except ServiceError as error:
                 logger.warning("the store: %s", error)
+                await asyncio.sleep(LOOK_AROUND)
             except Exception:
-                logger.exception("the rotation is looked after later")
+                logger.exception("the management plane: what failed is tried again")
+                await asyncio.sleep(LOOK_AROUND)
 
-    async def _judging(self) -> None:
-        while True:
-            await asyncio.sleep(JUDGE)
-            try:
-                await self._judge()
-            except ServiceError as error:
-                logger.warning("an event was not written: %s", error)
+    async def _look_around(self) -> None:
+        """See what other processes write to the store: restore, promote, fence."""
+        if (marks := await self._call(self.store.marks)) != self._marks:
+            await self.refresh()
+            self._marks = marks
 
     async def _judge(self) -> None:
         """Tell which statuses have changed, and write one event for each."""
@@ -228,18 +230,12 @@ class Plane:
                 detail = {"before": before[name], "after": now[name], "cause": self.cause(name)}
                 await self._event("EndpointStatusChanged", name, **detail)
 
-    async def _publishing(self) -> None:
-        """Tell when there is another configuration."""
-        known: tuple[Tag, ...] = ()
-        while True:
-            try:
-                await self.configuration.watch(known)
-                latest = await self.configuration.latest(known)
-                known = (latest.tag,) if latest else ()
-                self.changes.tell("configuration")
-            except ServiceError as error:
-                logger.warning("the store: %s", error)
-                await asyncio.sleep(LOOK_AROUND)
+    async def _publish(self) -> None:
+        """Wait for another configuration, and tell of it."""
+        await self.configuration.watch(self._published)
+        latest = await self.configuration.latest(self._published)
+        self._published = (latest.tag,) if latest else ()
+        self.changes.tell("configuration")
 
     async def _event(self, kind: str, region: str = "", /, **detail: Any) -> None:
         try:
@@ -424,6 +420,21 @@ class Plane:
         found = await self.runner.cancel(id)
         await self._event("OperationCanceled" if found.status == "Canceled" else "OperationNotCanceled", operation=id, who=who)
         return found
+
+    def orders(self) -> list[Body]:
+        """Give what waits for a person's word, where the provisioner is `manual`; nothing where it is another one."""
+        waiting = self.provisioner.requests if isinstance(self.provisioner, Manual) else ()
+        return [_order(request) for request in waiting]
+
+    def answer_order(self, name: str, id: int, body: object) -> None:
+        """Say what came of an order: {"publicIPAddresses", "privateIPAddresses", "gateway"}, or {"refusal": why it cannot be done}.
+
+        Raises ServiceError ResourceNotFound when nobody waits for this, InvalidProperty for what cannot be read.
+        """
+        if not isinstance(self.provisioner, Manual):
+            raise ServiceError("ResourceNotFound", "no order waits for anybody: regions are provisioned by a program", name)
+        granted, refusal_ = _granted(body)
+        self.provisioner.answer(canonical(name), id, granted, refusal=refusal_)
 
     # ===== traffic manager
 
@@ -812,6 +823,29 @@ def _storable(body: Body) -> Body:
     return {"properties": {key: value for key, value in body["properties"].items() if key != "failover"}}
 
 
+def _order(request: Request) -> Body:
+    order = request.order
+    return {
+        "id": request.id, "work": order.work, "name": order.name, "units": order.location.units if order.location else 0,
+        "networkType": order.network_mode, "newPublicIP": order.new_public, "newPrivateIP": order.new_private,
+        "publicIPAddresses": [*order.public_ips], "privateIPAddresses": [*order.private_ips],
+    }  # fmt: skip
+
+
+def _granted(body: object) -> tuple[Granted, str]:
+    if not isinstance(body, Mapping):
+        raise refusal([Violation("InvalidProperty", "expected an object", "")])
+    lists = {key: body.get(key) or [] for key in ("publicIPAddresses", "privateIPAddresses")}
+    texts = {key: body.get(key) or "" for key in ("gateway", "refusal")}
+    wrong = [Violation("InvalidProperty", "expected a list of addresses", key) for key, value in lists.items()
+             if not isinstance(value, list) or not all(isinstance(each, str) for each in value)]  # fmt: skip
+    wrong += [Violation("InvalidProperty", "expected a text", key) for key, value in texts.items() if not isinstance(value, str)]
+    wrong += [Violation("UnknownProperty", f"no such property: {shown(key)}", shown(key)[1:-1]) for key in body if key not in lists | texts]
+    if wrong:
+        raise refusal(wrong)
+    return Granted(tuple(lists["publicIPAddresses"]), tuple(lists["privateIPAddresses"]), texts["gateway"]), texts["refusal"]
+
+
 def _same(before: Rotation, after: Rotation) -> bool:
     """Say whether two documents tell the same, numbers aside; another epoch is told always."""
     return replace(before, number=after.number) == replace(after, tag=before.tag) and before.number.epoch == after.number.epoch
@@ -856,10 +890,10 @@ def _with_primary(body: Body, row: Mapping[str, Any]) -> Body:
     return {**body, "zones": [], **top, **sku, "properties": properties}
 
 
-def _tell_differences(wanted: Service, service: Service) -> None:
-    """Say once where lbcore.toml and the store differ: the store wins."""
+def _tell_differences(wanted: Service, service: Service, file: str) -> None:
+    """Say once where a file and the store differ: the store wins."""
     ours, stored = {each.name: each for each in wanted.locations}, {each.name: each for each in service.locations}
     different = sorted(name for name in ours.keys() | stored.keys() if ours.get(name) != stored.get(name))
     other = [key for key in ("name", "domain", "tier", "network_mode") if getattr(wanted, key) != getattr(service, key)]
     if different or other:
-        logger.warning("the service is the one stored; lbcore.toml differs in %s", ", ".join([*other, *different]))
+        logger.warning("the service is the one stored; %s differs in %s", file, ", ".join([*other, *different]))
