@@ -204,6 +204,27 @@ def test_what_is_not_restored(primary: Store, path: Path, file: Path, tmp_path: 
     assert given_json("restore", file, "--store", path, "--allow-expired")["epoch"] == 2
 
 
+def written(folder: Path, text: str) -> Path:
+    file = folder / "lbcore.toml"
+    file.write_text(text)
+    return file
+
+
+def test_the_file_says_where_the_store_is_and_of_whom(primary: Store, path: Path, file: Path, tmp_path: Path) -> None:
+    config = written(tmp_path, '[service]\nname = "contoso"\n[service.primary]\nname = "westus2"\n[management]\nstore = "new.sqlite"\n')
+    ok("token", "create", "--role", "owner", "--name", "ann", "--config", config)
+    assert [row["name"] for row in given_json("token", "list", "--config", config)["tokens"]] == ["ann"]
+    ok("backup", file, "--store", path)
+    config.write_text(config.read_text().replace("contoso", "fabrikam"))
+    assert "NameMismatch" in refused(3, "restore", file, "--config", config)
+    config.write_text(config.read_text().replace("fabrikam", "contoso").replace("[service]", '[service]\ntier = "Standard"'))
+    assert "SkuMismatch" in refused(3, "restore", file, "--config", config)
+    config.write_text(config.read_text().replace("Standard", "Premium"))
+    assert given_json("restore", file, "--config", config)["revision"] == "2.5"
+    config = written(tmp_path, '[service.primary]\nname = "westus2"\n')
+    assert "no table [management]" in refused(2, "token", "list", "--config", config)
+
+
 # ===== promote
 
 
@@ -229,6 +250,15 @@ def test_a_forced_promotion_and_back(primary: Store, path: Path, file: Path, tmp
     ok("promote", "--location", "westeurope", "--store", path)
     done = given_json("promote", "--location", "westus2", "--store", path, "--force")
     assert (done["primary"], primary.fenced) == ("westus2", None)
+
+
+def test_a_machine_that_stood_by_is_told_what_to_take_out_of_its_file(path: Path, file: Path, tmp_path: Path) -> None:
+    ok("backup", file, "--store", path)
+    config = written(tmp_path, '[management]\nstore = "new.sqlite"\nprimary = "https://primary.example:9180"\n')
+    said = ok("promote", config, "--location", "westeurope", "--backup", file, "--force")
+    assert "take primary = 'https://primary.example:9180' out of [management]" in said
+    config.write_text('[service]\nname = "fabrikam"\n' + config.read_text())
+    assert "NameMismatch" in refused(3, "promote", config, "--location", "westeurope", "--backup", file, "--force")
 
 
 @pytest.mark.parametrize(

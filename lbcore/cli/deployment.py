@@ -19,6 +19,7 @@ __all__ = ["finish", "follow"]
 
 PATIENCE = 60.0  # seconds for which a management plane may be away: it goes on with the operation when it is back
 PAUSE = 0.5  # seconds between two looks
+WAITING = {"status": "waiting", "percent": 0}
 INTERRUPTED = 130  # as shells have it
 
 Body = dict[str, Any]
@@ -76,7 +77,10 @@ def finish(operation: Body, as_json: bool) -> None:
 
 
 def _regions(operation: Body) -> list[tuple[str, Body]]:
-    return [*(operation.get("locations") or {}).items()]
+    """Give each region of the operation with how far it is, those that it has not begun with, too."""
+    plan = operation.get("plan") or {}
+    planned = {step["name"]: WAITING for key in ("creates", "updates", "deletes") for step in plan.get(key, ())}
+    return [*(planned | (operation.get("locations") or {})).items()]
 
 
 @contextmanager
