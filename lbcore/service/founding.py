@@ -17,6 +17,7 @@ from lbcore.config.management import Management, plane_url
 from lbcore.config.schema import RegionEntry
 from lbcore.detect import Detector
 from lbcore.errors import ConfigError, ServiceError, Violation
+from lbcore.region import canonical
 from lbcore.sense.monitor import Monitor
 from lbcore.service import tokens
 from lbcore.service import traffic_manager as profiles
@@ -94,7 +95,7 @@ def _location(where: str, entry: RegionEntry, wrong: list[Violation]) -> Locatio
             wrong.append(Violation(f"{where}.virtual_network.{name}", text[:200], "the id of such a resource, /subscriptions/…"))
     return location(
         entry.name, units=entry.units, zones=[*entry.zones], disable_gateway=not entry.enabled, lat=entry.lat, lon=entry.lon,
-        gateway=entry.gateway, subnet_location=network.location if network else "", **ids,
+        gateway=entry.gateway, subnet_location=canonical(network.location) if network else "", **ids,
     )  # fmt: skip
 
 
