@@ -153,6 +153,7 @@ def codes(response: httpx.Response) -> set[str]:
 async def listening(app: Any) -> AsyncIterator[str]:
     """Serve an application on a real socket, and give its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none", timeout_graceful_shutdown=1
         )  # fmt: skip

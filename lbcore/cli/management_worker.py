@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -196,6 +197,8 @@ class ManagementWorker:
         )  # fmt: skip
         config.load()
         self._server = _Server(config)
+        for listener in given.values():  # accepted ones inherit it; asyncio itself sets it only where a socket says that it is TCP
+            listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._serving = asyncio.create_task(self._server.serve([listener.socket for listener in given.values()]))
 
     async def document(self, text: str, labels: Sequence[str]) -> None:
