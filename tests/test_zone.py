@@ -56,6 +56,23 @@ def test_soa_and_name_servers_of_the_file_are_taken_as_they_are() -> None:
     assert held(named, "example.com", "SOA")[0].startswith("ns.example.net. ")
 
 
+def test_hosts_have_their_addresses_unless_something_else_has_the_name() -> None:
+    hosts = {
+        "contoso-westus2-01.regional.example.com": ("192.0.2.1", "2001:db8::1"), "www": ("192.0.2.9",), "api": ("192.0.2.9",),
+        "nowhere": (),
+    }  # fmt: skip
+    zone = Zone("example.com", {"api": PROFILE}, records="www A 192.0.2.7\n", hosts=hosts, hosts_ttl=11)
+    name = "contoso-westus2-01.regional.example.com"
+    assert (held(zone, name, "A"), held(zone, name, "AAAA")) == (["192.0.2.1"], ["2001:db8::1"])
+    assert zone.content[key_of(dns.name.from_text(name))][dns.rdatatype.A].ttl == 11
+    assert held(zone, "www.example.com", "A") == ["192.0.2.7"] and not held(zone, "api.example.com", "A")
+    assert key_of(dns.name.from_text("nowhere.example.com")) not in zone.content
+    assert not zone.same(Zone("example.com", {"api": PROFILE}, records="www A 192.0.2.7\n"))
+    assert violations(hosts={"a.example.net.": ("192.0.2.1",), "*": ("x",)}, hosts_ttl=-1) == [
+        ("dns.hosts_ttl", -1), ("dns.hosts.a.example.net.", "a.example.net."), ("dns.hosts.*", "*"), ("dns.hosts.*", "x"),
+    ]  # fmt: skip
+
+
 def test_glue_joins_what_the_file_has() -> None:
     zone = Zone("example.com", records="ns A 192.0.2.1\n", glue={"ns": ("192.0.2.1", "192.0.2.2")})
     assert held(zone, "ns.example.com", "A") == ["192.0.2.1", "192.0.2.2"]

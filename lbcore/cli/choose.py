@@ -24,7 +24,7 @@ from lbcore.cli.common import (
     print_json,
     print_table,
     quiet_logs,
-    read_settings,
+    read_followed,
 )
 from lbcore.config import Settings
 
@@ -37,7 +37,7 @@ __all__ = ["check", "explain", "pick", "rank"]
 
 def pick(client: Client, config: Config = DEFAULT_CONFIG, geo: Database = None, json: AsJson = False) -> None:
     """Name the region whose gateway a client should use now."""
-    lb = open_balancer(read_settings(config), geo)
+    lb = open_balancer(read_followed(config), geo)
     region = lb.pick(client)
     if not json:
         print(region.name)
@@ -51,7 +51,7 @@ def pick(client: Client, config: Config = DEFAULT_CONFIG, geo: Database = None, 
 
 def rank(client: Client, config: Config = DEFAULT_CONFIG, geo: Database = None, json: AsJson = False) -> None:
     """List the regions that may serve a client, the closest first."""
-    lb = open_balancer(read_settings(config), geo)
+    lb = open_balancer(read_followed(config), geo)
     known = {candidate.region: candidate for candidate in lb.explain(client).candidates}
     rows = [
         {
@@ -72,7 +72,7 @@ Subnet = Annotated[str | None, typer.Option(metavar="NET", help="For whom the na
 
 def explain(asked: Asked, config: Config = DEFAULT_CONFIG, geo: Database = None, subnet: Subnet = None, json: AsJson = False) -> None:
     """Say why a client gets its region, in words or in JSON that `Decision.replay` turns into the same pick; or why a name its answer."""
-    settings = read_settings(config)
+    settings = read_followed(config)
     lb = open_balancer(settings, geo)
     try:
         ipaddress.ip_address(asked)
@@ -115,7 +115,7 @@ Probe = Annotated[bool, typer.Option("--probe", help="Also probe every region's 
 
 def check(config: File, probe: Probe = False, json: AsJson = False) -> None:
     """Check a configuration: every mistake at once, and with --probe whether the gateways answer."""
-    settings = read_settings(config)
+    settings = read_followed(config)
     check_all(settings)
     if not settings.regions and not probe:  # [sync] or [management]: others have them
         if json:

@@ -19,10 +19,11 @@ from rich.table import Table
 from lbcore.balancer import Balancer
 from lbcore.cli import missing_extra
 from lbcore.config import Settings, load
-from lbcore.errors import LbcoreError, NoRegionError, NotPrimaryError, ServiceError, UnknownRegionError
+from lbcore.errors import ConfigError, LbcoreError, NoRegionError, NotPrimaryError, ServiceError, UnknownRegionError
 
 __all__ = [
-    "CONFLICT", "INVALID", "NOT_FOUND", "UNAVAILABLE", "Commands", "Failure", "open_balancer", "print_json", "print_table", "read_settings",
+    "CONFLICT", "INVALID", "NOT_FOUND", "UNAVAILABLE", "Commands", "Failure", "open_balancer", "print_json", "print_table", "read_followed",
+    "read_settings",
 ]  # fmt: skip
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # click's; newer typers carry a click of their own
@@ -114,6 +115,21 @@ def read_settings(file: Path) -> Settings:
         raise Failure(f"{file}: no such file here; name one with --config FILE (examples/three-regions.toml is the smallest)", NOT_FOUND)
     with user_files():
         return load(file)
+
+
+def read_followed(file: Path) -> Settings:
+    """Read the configuration, of a node that follows a primary with the last rotation that it has kept; errors as `read_settings`."""
+    settings = read_settings(file)
+    if settings.following is None or settings.following.keep is None:
+        return settings
+    from lbcore.service.edge import kept_rotations, settings_of
+
+    for rotation in kept_rotations(settings.following.keep).read():
+        try:
+            return settings_of(settings, rotation)
+        except ConfigError:  # the file says another thing than when it was kept
+            continue
+    return settings
 
 
 def open_balancer(settings: Settings, database: Path | None = None) -> Balancer:
