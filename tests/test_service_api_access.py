@@ -136,8 +136,8 @@ async def test_whoever_is_wrong_too_often_is_told_to_wait(tmp_path: Path) -> Non
     async with managed(tmp_path) as desk:
         desk.app.state.verifier = Verifier(desk.store, Attempts(most=3))
         assert (await desk.ask("GET", "", "reader")).status_code == 200
-        desk.tokens["wrong"] = desk.tokens["owner"][:-1] + "-"
-        seen = [await desk.ask("GET", "", "wrong") for _ in range(5)]
+        desk.tokens |= {f"wrong {number}": f"{desk.tokens['owner'][:-1]}!{number}" for number in range(5)}
+        seen = [await desk.ask("GET", "", f"wrong {number}") for number in range(5)]
         assert [each.status_code for each in seen] == [401, 401, 401, 429, 429]
         assert (codes(seen[-1]), int(seen[-1].headers["retry-after"])) == ({"TooManyAttempts"}, 20)
         assert (await desk.ask("GET", "", "reader")).status_code == 200  # it was right from there before

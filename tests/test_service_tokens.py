@@ -138,28 +138,35 @@ def test_use_is_noted_once_a_minute(verifier: Verifier, clock: Clock) -> None:
 def test_whoever_is_wrong_too_often_must_wait(verifier: Verifier, clock: Clock) -> None:
     good, unseen = (issue(verifier.store, "reader", "ann", who="root") for _ in range(2))
     verifier.authenticate(good, "192.0.2.1")
-    assert [refused(verifier, "wrong") for _ in range(12)] == ["AuthenticationFailed"] * 10 + ["TooManyAttempts"] * 2
+    assert [refused(verifier, f"wrong {number}") for number in range(12)] == ["AuthenticationFailed"] * 10 + ["TooManyAttempts"] * 2
     assert refused(verifier, unseen) == "TooManyAttempts"  # nobody learns that it was right
     assert verifier.authenticate(good, "192.0.2.1").name == "ann"  # was right from there before
     assert verifier.authenticate(unseen, "192.0.2.2").name == "ann"  # from elsewhere
     with pytest.raises(TooManyAttemptsError) as caught:
-        verifier.authenticate("wrong", "192.0.2.1")
+        verifier.authenticate("another", "192.0.2.1")
     assert caught.value.retry_after == pytest.approx(6.0)
     clock.now += caught.value.retry_after
-    assert refused(verifier, "wrong") == "AuthenticationFailed"
-    assert refused(verifier, "wrong") == "TooManyAttempts"
+    assert refused(verifier, "another") == "AuthenticationFailed"
+    assert refused(verifier, "one more") == "TooManyAttempts"
     clock.now += 120.0
     assert verifier.authenticate(unseen, "192.0.2.1").name == "ann"
 
 
+def test_a_program_that_goes_on_with_an_old_token_locks_out_nobody(verifier: Verifier) -> None:
+    old, new = (issue(verifier.store, "reader", "ann", who="root") for _ in range(2))
+    verifier.store.tokens.revoke(verifier.authenticate(old, "192.0.2.1").id, who="root")
+    assert {refused(verifier, old) for _ in range(100)} == {"AuthenticationFailed"}
+    assert verifier.authenticate(new, "192.0.2.1").name == "ann"
+
+
 def test_one_client_is_one_whatever_its_address_looks_like(verifier: Verifier) -> None:
     for number in range(5):
-        assert refused(verifier, "wrong", f"2001:db8::{number}") == "AuthenticationFailed"
-        assert refused(verifier, "wrong", f"2001:db8::5:{number}%eth0") == "AuthenticationFailed"
+        assert refused(verifier, f"wrong {number}", f"2001:db8::{number}") == "AuthenticationFailed"
+        assert refused(verifier, f"wrong too {number}", f"2001:db8::5:{number}%eth0") == "AuthenticationFailed"
     assert refused(verifier, "wrong", "2001:db8::ffff") == "TooManyAttempts"
     assert refused(verifier, "wrong", "2001:db8:0:1::1") == "AuthenticationFailed"
-    for _ in range(10):
-        assert refused(verifier, "wrong", "::ffff:192.0.2.9") == "AuthenticationFailed"
+    for number in range(10):
+        assert refused(verifier, f"wrong {number}", "::ffff:192.0.2.9") == "AuthenticationFailed"
     assert refused(verifier, "wrong", "192.0.2.9") == "TooManyAttempts"
 
 

@@ -110,7 +110,7 @@ class Verifier:
     """Says whom a token stands for. It reads the store: call it from a thread; any may.
 
     A client that was wrong too often gets TooManyAttemptsError for every token but those that were right from there before, so that nobody
-    is locked out by a neighbour.
+    is locked out by a neighbour. The same wrong token again, which a program goes on with that was not told another one, is no other attempt.
     """
 
     store: Store
@@ -119,7 +119,7 @@ class Verifier:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._right: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        self._known: OrderedDict[tuple[str, bytes], bool] = OrderedDict()  # client and token -> whether it was right
         self._noted: OrderedDict[str, float] = OrderedDict()
 
     def authenticate(self, text: str, address: str = "") -> Principal:
@@ -127,24 +127,28 @@ class Verifier:
 
         Raises ServiceError AuthenticationFailed, TooManyAttemptsError, and what the store raises. None of them shows the token.
         """
-        match = _FORM.fullmatch(text)
-        digest = _digest(match[2]) if match else _NOBODY
+        match, attempt = _FORM.fullmatch(text), (_network(address), _digest(text))
         with self._lock:
             wait = self.attempts.wait(address)
-            if wait > 0 and (_network(address), digest) not in self._right:
+            if wait > 0 and attempt not in self._known:
                 raise TooManyAttemptsError(wait)
         try:
-            row = self._row(match[1] if match else "", digest)
+            row = self._row(match[1], _digest(match[2])) if match else self._row("", _NOBODY)
             self._refuse_ended(row)
         except ServiceError as error:
             if error.code == "AuthenticationFailed":
-                with self._lock:
-                    self.attempts.failed(address)
+                self._failed(attempt)
             raise
         with self._lock:
-            _remember(self._right, (_network(address), digest), None)
+            _remember(self._known, attempt, True)
         self._note(row.id)
         return _principal(row)
+
+    def _failed(self, attempt: tuple[str, bytes]) -> None:
+        with self._lock:
+            if self._known.get(attempt) is not False:
+                self.attempts.failed(attempt[0])
+            _remember(self._known, attempt, False)
 
     def still(self, id: str) -> Principal:
         """Give whose token an id is of that was authenticated before, such as a session's; AuthenticationFailed when it has ended since."""
@@ -181,15 +185,15 @@ def _principal(row: TokenRow) -> Principal:
     return Principal(row.id, row.name, row.role, row.name if row.role == "node" else "")
 
 
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _network(address: str) -> str:
     """Give whom an address belongs to: of IPv6 it is the /64, any of which one client may use."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    except ValueError:  # a /64 that was made here, or a name
         return address[:100]
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
         return str(ipaddress.ip_network((found, 64), strict=False))
