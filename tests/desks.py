@@ -155,7 +155,8 @@ async def listening(app: Any) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none", timeout_graceful_shutdown=1
+            app, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none", http="h11",
+            timeout_graceful_shutdown=1,
         )  # fmt: skip
         server = uvicorn.Server(config)
         server.capture_signals = nullcontext  # type: ignore[assignment,method-assign]  # those of the test's process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -77,6 +78,21 @@ async def test_a_request_has_one_host(tmp_path: Path, head: str) -> None:
         writer.write(head.encode())
         assert (await asyncio.wait_for(reader.readline(), 10)).split()[1] in (b"400", b"403")
         writer.close()
+
+
+async def test_a_head_has_an_end(tmp_path: Path) -> None:
+    async with managed(tmp_path, service=False) as desk, listening(desk.app) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(b"x" * 10_000)
+                await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            assert (await asyncio.wait_for(reader.readline(), 10)).split()[1:2] in ([], [b"400"])
+        writer.close()
+        async with client(url, desk, "owner") as http:
+            assert (await http.get("/healthz")).status_code == 200
 
 
 SERVER = """

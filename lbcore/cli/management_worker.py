@@ -192,7 +192,7 @@ class ManagementWorker:
             files = {"ssl_certfile": str(folder / section.certificate), "ssl_keyfile": str(folder / section.key)}
         config = uvicorn.Config(
             self._app, log_config=None, access_log=False, lifespan="on", server_header=False, timeout_graceful_shutdown=int(PATIENCE) + 1,
-            timeout_keep_alive=30, proxy_headers=False, ws="none",
+            timeout_keep_alive=30, proxy_headers=False, ws="none", http="h11",  # whose heads have at most 64 KiB
             limit_concurrency=MOST, **files,
         )  # fmt: skip
         config.load()

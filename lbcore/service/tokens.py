@@ -110,7 +110,7 @@ class Verifier:
     """Says whom a token stands for. It reads the store: call it from a thread; any may.
 
     A client that was wrong too often gets TooManyAttemptsError for every token but those that were right from there before, so that nobody
-    is locked out by a neighbour. The same wrong token again, which a program goes on with that was not told another one, is no other attempt.
+    is locked out by a neighbour. The same wrong token again, from a program that goes on with an old one, is no other attempt.
     """
 
     store: Store
