@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from running import Load, Run, Start, alive, eventually, start
+from running import ROOT, Load, Run, Start, alive, eventually, start
 
 from lbcore.cli.checking import check_all
 from lbcore.config import load
@@ -238,5 +238,6 @@ provisioner = { kind = "local", colour = "red" }
         assert words in found, found
     found = checked(tmp_path, '[service.primary]\nname = "westus2"\n[management]\nprovisioner = { kind = "lokal" }\n')
     assert "external, local, manual" in found
-    found = checked(tmp_path, '[service.primary]\nname = "westus2"\n[management]\nprovisioner = { kind = "local", port = 0 }\n')
-    assert found == ""
+    for name in ("primary.toml", "following.toml"):
+        (tmp_path / "edge-1.token").touch(0o600)
+        assert checked(tmp_path, (ROOT / "examples" / name).read_text()) == ""

@@ -116,6 +116,44 @@ async def test_regions_are_started_again_with_their_addresses(local: Local, stor
     await shown.close()
 
 
+async def test_what_died_is_started_again_after_a_restart_of_the_machine_or_where_that_is_wanted(local: Local, store: Store) -> None:
+    shown = Shown()
+    one = Runner(store, local, shown, times=TIMES)
+    assert await saved(one, store, contoso()) == "Succeeded"
+    folder, gateway = local._folder, now(store).of("westus2").gateway
+
+    async def killed() -> Local:
+        process = local.process("westus2")
+        assert process is not None
+        os.kill(process, signal.SIGKILL)
+        local._gone("westus2", 10.0)
+        return Local(folder, source=str(folder.parent / "document.json"), port=0, grace=0.3, interval=0.05)
+
+    await local.tend()
+    later = await killed()
+    for _ in range(2):  # a drill: it stays dead
+        await later.tend()
+        assert later.process("westus2") is None
+    assert json.loads((folder / "westus2.json").read_text())["grace"] == 0.3  # and yet it will start as all are to be now
+    (folder / "boot").write_text("another one")
+    after = Local(folder, source=str(folder.parent / "document.json"), port=0, grace=0.3, interval=0.05)
+    await after.tend()
+    assert (await shown.look("westus2", gateway)).status == "serving" and (folder / "boot").read_text() != "another one"
+    await killed()
+    reviving = Local(folder, source=str(folder.parent / "document.json"), port=0, grace=0.3, interval=0.05, revive=True)
+    await reviving.tend()
+    assert (await shown.look("westus2", gateway)).status == "serving"
+    await killed()
+    await reviving.tend()
+    assert (await shown.look("westus2", gateway)).status == "serving"
+    await one.close()
+    await shown.close()
+    await killed()
+    for made in (after, reviving):
+        for child in made._children:
+            child.wait(10)
+
+
 @asynccontextmanager
 async def configurations(store: Store) -> AsyncIterator[str]:
     """Serve a store's configurations as the management API does."""

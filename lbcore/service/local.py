@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import signal
 import socket
@@ -28,7 +29,10 @@ from lbcore.service.provisioning import Order, ProvisionError
 
 __all__ = ["Local", "Tokens", "process_of"]
 
+logger = logging.getLogger(__name__)
+
 _PUBLIC, _PRIVATE = "127.0", "127.128"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _LAST_GRACE = 2.0  # seconds that a process has, beyond the grace of its calls, until it is killed
 
 
@@ -47,6 +51,7 @@ class Local:
 
     folder: for what the processes need, made when missing
     primary: URL of its gatewayConfiguration, which they follow;  token_file: with the token that it is shown;  ca: file of its authority
+    revive: whether a process that died is started again; else it stays dead, as in drills, until this machine is restarted
     tokens: gives each region a token file of its own, in the place of token_file
     source: file with their configuration, where there is no primary
     port: of every gateway, on the region's own address, 0 = any that is free;  grace: seconds for calls under way when one stops
@@ -58,9 +63,9 @@ class Local:
     def __init__(
         self, folder: str | os.PathLike[str], *, primary: str = "", token_file: str = "", ca: str = "", source: str = "",
         port: int = 8081, grace: float = 5.0, limit: float = 30.0, interval: float = 1.0, options: Mapping[str, Any] | None = None,
-        tokens: Tokens | None = None,
+        revive: bool = False, tokens: Tokens | None = None,
     ) -> None:  # fmt: skip
-        self._tokens = tokens
+        self._tokens, self._revive, self._tended = tokens, revive, False
         self._folder, self.limit, self._port = Path(folder).absolute(), limit, port
         follows = {"primary": primary, "token_file": token_file, "ca": ca, "source": source}
         self._common = follows | {"grace": grace, "interval": interval} | dict(options or {})
@@ -88,8 +93,50 @@ class Local:
             await asyncio.to_thread(self._start, name)
         return tuple(gone)
 
+    async def tend(self) -> None:
+        """Look after the processes, at the start of a primary and every few seconds.
+
+        At first they are brought in line with what is common to all now, such as the primary's URL. Those that this machine's restart has
+        ended are started; those that died by themselves, or were killed in a drill, with `revive` alone.
+        """
+        await asyncio.to_thread(self._tend)
+
     async def close(self) -> None:
         """Leave the processes as they are."""
+
+    def _tend(self) -> None:
+        first, self._tended = not self._tended, True
+        again = self._revive or (first and self._rebooted())
+        for path in sorted(self._folder.glob("*.json")) if first or again else ():
+            with self._busy.setdefault(path.stem, threading.Lock()):
+                if first:
+                    self._bring_in_line(path.stem)
+                if again and path.exists() and self.process(path.stem) is None:
+                    logger.warning("%s does not run any more; it is started again", path.stem)
+                    self._start(path.stem)
+
+    def _bring_in_line(self, name: str) -> None:
+        settings = self._read(name)
+        now = settings | self._common | self._own(name)
+        if settings and now != settings:
+            self._write(name, now)
+            self._signal(name, signal.SIGHUP)
+
+    def _own(self, name: str) -> dict[str, str]:
+        return {"token_file": self._tokens.file(name)} if self._tokens is not None else {}
+
+    def _rebooted(self) -> bool:
+        """Say whether this machine was restarted since the last look."""
+        try:
+            now = _BOOT.read_text()
+        except OSError:
+            return False
+        if not self._folder.is_dir():
+            return False
+        mark = self._folder / "boot"
+        before = mark.read_text() if mark.exists() else now
+        state.write(mark, now.encode())
+        return before != now
 
     # ---- a region
 
@@ -117,10 +164,9 @@ class Local:
         private = old.get("private") if order.network_mode == "Internal" else None
         if order.network_mode == "Internal" and (private is None or (order.new_private and private[0] in order.private_ips)):
             private = self._place(_PRIVATE)
-        own = {"token_file": self._tokens.file(order.name)} if self._tokens is not None else {}
         return {
-            **self._common, **own, "region": order.name, "service": order.service, "units": max(1, location.units), "public": public,
-            "private": private, "previous": previous, "disabled": location.disable_gateway, "keep": str(self._folder / order.name),
+            **self._common, **self._own(order.name), "region": order.name, "service": order.service, "units": max(1, location.units),
+            "public": public, "private": private, "previous": previous, "disabled": location.disable_gateway, "keep": str(self._folder / order.name),
         }  # fmt: skip
 
     def _granted(self, settings: Mapping[str, Any]) -> Granted:

@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 TRAFFIC_MANAGER = "trafficManager"  # the store's name of that document
 LOOK_AROUND = 1.0  # seconds between two looks for what another process wrote
 WAIT = 0.05  # seconds between two looks whether edges follow
+TEND = 2.0  # seconds between two looks of a provisioner after what it runs
 JUDGE = 0.25  # seconds between two looks at statuses
 LEARN = 4.0  # seconds between two takings over of what edges learned
 SEEN_BY_EDGE = "RegionStatusChanged"
@@ -167,10 +168,13 @@ class Plane:
             await self.refresh()
             self._watching.start()
             stack.push_async_callback(self._watching.close)
+            await self._tend()
             await self.runner.start()
             stack.push_async_callback(self.runner.close)
             await self._found()
-            for pause, work in ((LOOK_AROUND, self._look_around), (JUDGE, self._judge), (0.0, self._publish)):
+            for pause, work in (
+                (LOOK_AROUND, self._look_around), (JUDGE, self._judge), (0.0, self._publish), (TEND, self._tend),
+            ):  # fmt: skip
                 task = asyncio.create_task(self._for_ever(pause, work))
                 stack.push_async_callback(_ended, task)
             self._stack = stack.pop_all()
@@ -217,6 +221,15 @@ class Plane:
         if (marks := await self._call(self.store.marks)) != self._marks:
             await self.refresh()
             self._marks = marks
+
+    async def _tend(self) -> None:
+        """Let a provisioner that runs regions itself look after them."""
+        tend = getattr(self.provisioner, "tend", None)
+        if tend is not None:
+            try:
+                await tend()
+            except Exception as error:  # of somebody else's code
+                logger.error("the provisioner cannot look after its regions: %s: %s", type(error).__name__, error)
 
     async def _judge(self) -> None:
         """Tell which statuses have changed, and write one event for each."""
