@@ -166,7 +166,8 @@ class Local:
             private = self._place(_PRIVATE)
         return {
             **self._common, **self._own(order.name), "region": order.name, "service": order.service, "units": max(1, location.units),
-            "public": public, "private": private, "previous": previous, "disabled": location.disable_gateway, "keep": str(self._folder / order.name),
+            "public": public, "private": private, "previous": previous, "disabled": location.disable_gateway,
+            "keep": str(self._folder / order.name),
         }  # fmt: skip
 
     def _granted(self, settings: Mapping[str, Any]) -> Granted:
