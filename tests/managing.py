@@ -91,13 +91,16 @@ class Managed:
 
 @contextmanager
 def managed(folder: Path, *others: str, **settings: Any) -> Iterator[Managed]:
-    """Serve contoso in West US 2 and other regions, with revision 1.1 published, all deployed. founded: False = without any service"""
+    """Serve contoso in West US 2 and other regions, with revision 1.1 published, all deployed.
+
+    founded: False = without any service;  provisioner: of the regions, None = Regions;  others are options of the plane
+    """
     founding = new_service("contoso", location("West US 2"), additional_locations=tuple(map(location, others)))
-    founded = settings.pop("founded", True)
+    founded, provisioner = settings.pop("founded", True), settings.pop("provisioner", None)
     with Store(folder / "store.sqlite") as store, socket.create_server(("127.0.0.1", 0)) as listener:
         regions = Regions(store)
         options = PlaneOptions(founding=founding if founded else None, **{"times": TIMES} | settings)
-        plane = Plane(store, regions, name="contoso", options=options, probe=regions.probe, pages=regions)  # type: ignore[arg-type]
+        plane = Plane(store, provisioner or regions, name="contoso", options=options, probe=regions.probe, pages=regions)  # type: ignore[arg-type]
         made = Managed(folder, store, regions, plane, listener.getsockname()[1])
         server = uvicorn.Server(uvicorn.Config(
             application(plane), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, ws="none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from managing import PATIENCE, TIMES, Managed, asked, given_json, lbcore, managed, names, ok, refused, saved, state
 
 from lbcore.cli import deployment, regions
+from lbcore.service.provisioning import Manual
 
 ROOT = Path(__file__).parent.parent
 
@@ -213,6 +215,32 @@ def test_somebody_else_was_faster(made: Managed, monkeypatch: pytest.MonkeyPatch
     said = refused(made, 3, "regions", "scale", "westus2", "--units", "2")
     assert "PreconditionFailed" in said
     assert "look again" in said
+
+
+def test_regions_that_people_make(tmp_path: Path) -> None:
+    with managed(tmp_path, provisioner=(manual := Manual()), founded=False) as made:
+
+        def asks(work: str) -> int:
+            deadline = time.monotonic() + PATIENCE
+            while not (found := given_json(made, "regions", "orders", role="reader")["orders"]):
+                assert time.monotonic() < deadline
+            assert [(each["work"], each["name"]) for each in found] == [(work, "westus2")]
+            return int(found[0]["id"])
+
+        wish = saved(made, '[service]\nname = "contoso"\n[service.primary]\nname = "westus2"\nunits = 2\n', "wish.toml")
+        ok(made, "regions", "save", wish, "--no-wait")
+        order = asks("create")
+        assert re.search(rf"{order} +create +westus2 +2 ", ok(made, "regions", "orders"))
+        assert asked(made, "regions", "answer", "westus2", "99", "--address", "192.0.2.1").exit_code == 4
+        assert asked(made, "regions", "answer", "westus2", order, "--refuse", "no", "--address", "192.0.2.1").exit_code == 2
+        ok(made, "regions", "answer", "West US 2", order, "--refuse", "no machine is left")
+        made.settled()
+        assert "no machine is left" in asked(made, "regions", "wait").stdout
+        ok(made, "regions", "save", "--no-wait")
+        made.regions._there["westus2"] = "192.0.2.1"
+        ok(made, "regions", "answer", "westus2", asks("create"), "--address", "192.0.2.1", "--gateway", "http://192.0.2.1:8081")
+        ok(made, "regions", "wait")
+        assert (state(made).of("westus2").public_ips, manual.requests) == (("192.0.2.1",), ())
 
 
 # ===== plan and save

@@ -45,6 +45,8 @@ MAY: dict[tuple[str, str], set[str]] = {
     ("GET", "/services/{name}/operations"): READ,
     ("GET", "/services/{name}/operations/{id}"): READ,
     ("POST", "/services/{name}/operations/{id}/cancel"): WRITE,
+    ("GET", "/services/{name}/orders"): READ,
+    ("POST", "/services/{name}/orders/{location}/{id}"): WRITE,
     ("GET", "/services/{name}/gatewayConfiguration"): FOLLOW,
     ("HEAD", "/services/{name}/gatewayConfiguration"): FOLLOW,
     ("PUT", "/services/{name}/gatewayConfiguration"): WRITE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -57,6 +58,10 @@ Why = Annotated[str, typer.Option(metavar="TEXT", help="Reason, for the history.
 Sure = Annotated[bool, typer.Option("--yes", help="Yes, remove it.")]
 Going = Annotated[bool, typer.Option("--yes", help="Yes, remove the regions that the file does not name.")]
 Id = Annotated[str, typer.Argument(metavar="[OPERATION]", help="Its id. Default: the newest.")]
+OrderId = Annotated[int, typer.Argument(metavar="ORDER", min=0, help="As `lbcore regions orders` shows it.")]
+Addresses = Annotated[list[str] | None, typer.Option("--address", metavar="IP", help="Public address; may be given several times.")]
+Privates = Annotated[list[str] | None, typer.Option("--private", metavar="IP", help="Private address, in Internal mode.")]
+Refuse = Annotated[str, typer.Option(metavar="WHY", help="It cannot be done.")]
 Offline = Annotated[bool, typer.Option("--offline", help="From the file alone, as for a service that does not exist yet.")]
 
 HINTS = ADVICE | {
@@ -320,6 +325,38 @@ def cancel(there: Management, operation: Id = "", json: AsJson = False) -> None:
 
 def _operation(there: Management, id: str) -> str | None:
     return id or next((str(each["id"]) for each in there.get("/operations").body["value"]), None)
+
+
+# ===== regions that people make
+
+
+@regions.command(epilog="Example: lbcore regions orders")
+@connected
+def orders(there: Management, json: AsJson = False) -> None:
+    """List what waits for somebody to do it, where the provisioner is `manual`."""
+    rows = there.get("/orders").body["value"]
+    if json:
+        print_json({"service": there.name, "orders": rows})
+    else:
+        print_table([">order", "do", "region", ">units", "new address", "addresses now"], map(_order, rows))
+
+
+def _order(row: Body) -> list[object]:
+    new = " and ".join(kind for kind in ("public", "private") if row[f"new{kind.title()}IP"])
+    return [row["id"], row["work"], row["name"], row["units"], new, " ".join((*row["publicIPAddresses"], *row["privateIPAddresses"]))]
+
+
+@regions.command(epilog="Example: lbcore regions answer westeurope 1 --address 192.0.2.12 --gateway https://192.0.2.12:8443")
+@connected
+def answer(
+    there: Management, name: Name, order: OrderId, address: Addresses = None, private: Privates = None, gateway: Gateway = None,
+    refuse: Refuse = "",
+) -> None:  # fmt: skip
+    """Say that an order was carried out, with all addresses that the region has now; or why it cannot be."""
+    if refuse and (address or private or gateway):
+        raise Failure("--refuse says that it was not done: expected no addresses beside it")
+    done = {"publicIPAddresses": address or [], "privateIPAddresses": private or [], "gateway": gateway}
+    there.send("POST", f"/orders/{quote(canonical(name), safe='')}/{order}", {"refusal": refuse} if refuse else done)
 
 
 # ===== how

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "Backups", "Canceled", "Configuration", "Disable", "Endpoint", "Endpoints", "Entry", "ErrorAnswer", "ErrorBody", "Event",
     "Events", "Explanation", "Failover", "HandedOver", "Health", "History", "IssuedToken", "Location", "LocationWish",
-    "Locations", "MadeBackup", "Network", "NetworkOne", "NetworkStatus", "NewToken", "Operation", "Operations", "Plan", "Promote",
-    "Published", "Ranked", "Reason", "Report", "Reports", "Restore", "Restored", "Revision", "RevisionDiff", "Revisions",
+    "Locations", "MadeBackup", "Network", "NetworkOne", "NetworkStatus", "NewToken", "Operation", "Operations", "Order", "OrderAnswer",
+    "Orders", "Plan", "Promote", "Published",
+    "Ranked", "Reason", "Report", "Reports", "Restore", "Restored", "Revision", "RevisionDiff", "Revisions",
     "Rollback", "Rotation", "Routed", "Saved", "Service", "ServiceName", "ServiceProperties", "ServiceWish", "Services", "Sku",
     "SkuWish", "Skus", "TakeBackup", "Token", "Tokens", "TrafficManager", "TrafficManagerWish", "Violation",
 ]  # fmt: skip
@@ -196,6 +197,35 @@ class Operations(_Answer):
     """Operations, the newest first."""
 
     value: list[Operation]
+
+
+class Order(_Answer):
+    """What somebody is to do with a region. work: create, update or delete; new…IP: whether it gets another address of that kind."""
+
+    id: int
+    work: str
+    name: str
+    units: int
+    networkType: str
+    newPublicIP: bool
+    newPrivateIP: bool
+    publicIPAddresses: list[str]
+    privateIPAddresses: list[str]
+
+
+class Orders(_Answer):
+    """Orders that wait for somebody's word, where the provisioner is `manual`."""
+
+    value: list[Order]
+
+
+class OrderAnswer(_Wish):
+    """What came of an order: the region's addresses and its gateway, or why it cannot be done."""
+
+    publicIPAddresses: list[str] | None = None
+    privateIPAddresses: list[str] | None = None
+    gateway: str | None = None
+    refusal: str | None = None
 
 
 class Canceled(Operation):

@@ -205,6 +205,21 @@ async def cancel_operation(name: str, id: str, call: Call) -> Response:
     return JSONResponse(operation_body(await call.plane.cancel(id, who=call.who)))
 
 
+@book("GET", f"{SERVICE}/orders", READ, {200: models.Orders})
+async def list_orders(name: str, call: Call) -> Response:
+    """List what waits for somebody's word, where regions are made by people (provisioner `manual`)."""
+    call.named(name)
+    return JSONResponse({"value": call.plane.orders()})
+
+
+@book("POST", f"{SERVICE}/orders/{{location}}/{{id}}", OPERATE, {204: None}, body=models.OrderAnswer)
+async def answer_order(name: str, location: str, id: int, call: Call) -> Response:
+    """Say what came of an order."""
+    call.named(name)
+    call.plane.answer_order(location, id, call.body)
+    return Response(status_code=204)
+
+
 def operation_body(operation: Operation) -> Body:
     """Give an operation as REST shows it."""
     error = {"code": "OperationFailed", "message": operation.error} if operation.error else None
