@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import itertools
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -124,9 +125,11 @@ class Desk:
 
 
 @asynccontextmanager
-async def managed(tmp_path: Path, *, service: bool = True, clock: Callable[[], float] | None = None, **options: Any) -> AsyncIterator[Desk]:
-    """Run a plane with a service in West US 2, unless `service` is False. options: of PlaneOptions"""
-    with Store(tmp_path / "store.db", **({"clock": clock} if clock else {})) as store:
+async def managed(
+    tmp_path: Path, *, service: bool = True, clock: Callable[[], float] = time.time, patience: float = 5.0, **options: Any
+) -> AsyncIterator[Desk]:  # fmt: skip
+    """Run a plane with a service in West US 2, unless `service` is False. patience: of the store; options: of PlaneOptions"""
+    with Store(tmp_path / "store.db", clock=clock, timeout=patience) as store:
         tokens = {role: issue(store, role, f"an-{role}", who="test") for role in ("node", "reader", "operator", "owner")}
         fleet, audit = Fleet(store), list[dict[str, Any]]()
         chosen = PlaneOptions(**{"times": TIMES} | options)

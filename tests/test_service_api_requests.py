@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,24 @@ async def test_a_store_that_cannot_be_used_is_said_so_without_its_path(desk: Des
     response = await desk.ask("GET", "locations")
     assert (response.status_code, codes(response), path in response.text) == (503, {"StoreLocked"}, False)
     assert int(response.headers["retry-after"]) > 0
+
+
+async def test_a_store_that_another_process_holds_is_tried_again_later(tmp_path: Path) -> None:
+    async with managed(tmp_path, patience=0.1) as desk:
+        etag, changes = await desk.etag(), len(desk.store.history())
+        await desk.ask("GET", "", "operator")
+        with closing(sqlite3.connect(desk.store.database.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for method, path, body in (
+                ("PATCH", "", {"sku": {"capacity": 2}}), ("PUT", "gatewayConfiguration", {}), ("DELETE", "", None),
+                ("PATCH", "trafficManager", {"properties": {"dnsConfig": {"ttl": 9}}}), ("POST", "tokens", {"role": "reader", "name": "x"}),
+            ):  # fmt: skip
+                response = await desk.ask(method, path, json=body, headers={"if-match": "*"})
+                assert (path, response.status_code, codes(response)) == (path, 503, {"StoreLocked"})
+                assert int(response.headers["retry-after"]) > 0
+            assert (await desk.etag(), (await desk.ask("GET", "rotation", "node")).status_code) == (etag, 200)  # reading goes on
+        assert (await desk.etag(), len(desk.store.history())) == (etag, changes)
+        assert (await desk.ask("PATCH", "", json={"sku": {"capacity": 2}}, headers={"if-match": etag})).status_code == 202
 
 
 HOSTILE = (
