@@ -15,12 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbcore import linelog
+from lbcore import Balancer, Region, linelog
 from lbcore.cli import listening
 from lbcore.cli.channel import Asker, Gone, Refused, answer
+from lbcore.cli.generation import Generation
 from lbcore.errors import CAUSES
 from lbcore.http.accesslog import AccessLog
 from lbcore.http.gateway import Units
@@ -338,3 +340,17 @@ async def test_requests_are_answered_errors_are_told_and_the_end_is_noticed() ->
     with pytest.raises(Gone):
         await asker.ask("double", n=1)
     await asyncio.gather(worker, return_exceptions=True)
+
+
+# ===== switches of regions
+
+
+def test_a_region_that_has_drained_and_goes_serves_at_no_moment_between(clock: Clock) -> None:
+    lb = Balancer([Region("westus2"), Region("westeurope")], clock=clock)
+    lb.drain("westeurope")
+    seen = list[str]()
+    lb.on_change(lambda change: seen.append(change.after))
+    Generation._switch(SimpleNamespace(lb=lb), "westeurope", False, False)  # type: ignore[arg-type]
+    assert lb.status("westeurope") == "disabled" and "up" not in seen
+    Generation._switch(SimpleNamespace(lb=lb), "westeurope", True, False)  # type: ignore[arg-type]
+    assert lb.status("westeurope") == "up"

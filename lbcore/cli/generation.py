@@ -313,10 +313,12 @@ class Generation:
 
     def _switch(self, name: str, enabled: bool, draining: bool) -> None:
         slot, table = self.lb.slot(name), self.lb.table
+        if table.enabled(slot) and not enabled:  # first, so that there is no moment in which a drained one serves again
+            self.lb.disable(name)
         if table.draining(slot) != draining:
             self.lb.drain(name, draining)
-        if table.enabled(slot) != enabled:
-            (self.lb.enable if enabled else self.lb.disable)(name)
+        if enabled and not table.enabled(slot):
+            self.lb.enable(name)
 
     async def publish(self) -> None:
         """Read the gateway's document again and have its workers serve by it; errors as Documents.read, and nothing has changed."""
