@@ -179,7 +179,7 @@ class Lab:
 
     def _primary(self, more: Mapping[str, Any]) -> dict[str, Any]:
         local = {"kind": "local", "folder": "regions", "port": 0, "grace": 0.5, "interval": 2.0}
-        management = {"listen": f"{self.host}:9180", "store": "store", "provisioner": local, "drain": 1.0}
+        management = {"listen": f"{self.host}:9180", "store": "store", "provisioner": local, "drain": 1.0, "hold": 0.0}
         return self._common(more) | {
             "service.primary": {"name": self.regions[0]},
             "service.regions": [{"name": name} for name in self.regions[1:]],
@@ -188,11 +188,13 @@ class Lab:
 
     def _edge(self, name: str, more: Mapping[str, Any]) -> dict[str, Any]:
         http, dns_port = self.ports[name]
+        management = {"listen": f"{self.host}:{9190 + http - 8080}", "primary": self.url} | more.get("management", {})
         sync = {"primary": self.url, "token": f"{name}.token", "keep": f"{name}-kept", "name": name, "interval": 2.0}
         return self._common(more) | {
             "http": {"listen": f"{self.host}:{http}", "trusted": ["127.0.0.0/8"], "explain_to": ["127.0.0.0/8"]} | more.get("http", {}),
             "dns": {"listen": f"{self.host}:{dns_port}", "metrics": None} | more.get("dns", {}),
             "sync": sync | more.get("sync", {}),
+            **({"management": management} if "management" in more else {}),
         } | {key: more[key] for key in more if key in ("latency", "detector")}  # fmt: skip
 
     # ---- life
@@ -277,11 +279,22 @@ class Lab:
         """Save: the primary and exactly these secondaries; gives the operation when it is over."""
         return await self.api.finished(await self.api.patch(additional(*regions), **options))
 
+    async def wants(self, *regions: str) -> None:
+        """Make the service have exactly these secondaries, which it may have already."""
+        await self.settled()
+        answer = await self.api.patch(additional(*regions))
+        if answer.status_code == 202:
+            assert (await self.api.finished(answer))["status"] == "Succeeded"
+
     async def addresses(self) -> dict[str, tuple[str, ...]]:
         """Give the public VIPs of every location, by its name."""
         body, _ = await self.api.body()
         rows = [body["properties"] | {"name": self.regions[0]}, *body["properties"]["additionalLocations"]]
         return {one["name"]: tuple(one["publicIPAddresses"]) for one in rows}
+
+    def secondary(self, edge: str = "edge") -> str:
+        """Give where an edge that has [management] answers for the primary."""
+        return f"http://{self.host}:{9190 + self.ports[edge][0] - 8080}"
 
     # ---- regions
 

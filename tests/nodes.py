@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-WAIT = 60.0  # seconds until a test gives up; nothing takes that long when all is well
+WAIT = 120.0  # seconds until a test gives up; nothing takes that long when all is well
 
 
 async def until(what: Callable[[], Any], why: str, limit: float = WAIT, pause: float = 0.02) -> Any:
