@@ -157,6 +157,7 @@ class Lab:
         self.folder, self.regions = folder, regions
         self.url = f"http://{self.host}:9180"
         self.tokens: dict[str, str] = {}
+        self.restarted: list[subprocess.Popen[bytes]] = []
         self.primary = self._write("primary", self._primary(more.get("primary", {})))
         self.ports = {name: (8080 + place, 5300 + place) for place, name in enumerate(edges)}
         self.edges = {name: self._write(name, self._edge(name, more.get(name, more.get("edge", {})))) for name in edges}
@@ -241,6 +242,8 @@ class Lab:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
+        for child in self.restarted:
+            child.wait()
         for node in (self.primary, *self.edges.values()):
             assert node.child is None or not members(node.child.pid)
 
@@ -319,6 +322,16 @@ class Lab:
 
     def thaw(self, region: str) -> None:
         self.tell(region, signal.SIGCONT)
+
+    def restart(self, region: str) -> None:
+        """Kill a region's gateway if it runs, and start it again, as the machine that it runs on would."""
+        if self.process(region) is not None:
+            self.kill(region)
+        command = [sys.executable, "-m", "lbcore.service.local_gateway", str(self.folder / "regions" / f"{region}.json")]
+        with (self.folder / "regions" / f"{region}.log").open("ab") as log:
+            self.restarted.append(
+                subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            )
 
     # ---- clients
 
