@@ -1,0 +1,189 @@
+"""Does the management plane slow the data plane? A whole service on loopback, with and without management requests, in alternating rounds.
+
+    python benchmarks/management_load.py                            12 rounds of each of 4 s, 100 management requests a second
+    python benchmarks/management_load.py --rounds 4 --seconds 2 --rate 300 --json
+
+A primary with two regions' gateways, an edge with front door and DNS. Every round asks the front door one request after the other on each
+of its connections, and DNS likewise, at fixed rates well below what this machine can; what is measured is the latency, and the CPU time
+that the edge's processes and the gateways use per request. Management requests are GETs of the service, the rotation and an explanation,
+and one PATCH in twenty that changes nothing. What counts is the ratio with : without, its median over pairs of rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import dns.message
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from deployment import DOMAIN, SERVICE, Lab, service
+from nodes import members
+
+REQUESTS, QUERIES = 300.0, 500.0  # a second
+CONNECTIONS = 4
+PATHS = ("", "/rotation", "/explain?client=8.8.8.8", "/locations", "/trafficManager/endpoints")
+
+
+def cpu(pids: list[int]) -> float:
+    """Give the CPU seconds that processes have used."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / 100.0
+
+
+class Paced:
+    """Do something so many times a second, late ones at once; remembers how long each took, from when it was due."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.took: list[float] = []
+        self.failed = 0
+
+    async def run(self, ask: Any, until: float) -> None:
+        due = time.perf_counter()
+        while due < until:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            began = time.perf_counter()
+            try:
+                await ask()
+            except (OSError, TimeoutError, ValueError):
+                self.failed += 1
+            self.took.append(time.perf_counter() - began)
+            due += 1.0 / self.rate
+
+
+class Door:
+    """One kept connection to the front door."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._address = lab.host, lab.ports["edge"][0]
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self) -> None:
+        reader, writer = self._streams = self._streams or await asyncio.open_connection(*self._address)
+        writer.write(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r")[0]))
+        if b" 200 " not in head[:16]:
+            raise ValueError(head)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+class Resolver(asyncio.DatagramProtocol):
+    """One socket that asks DNS, one query at a time."""
+
+    def __init__(self) -> None:
+        self.wire = dns.message.make_query(f"{SERVICE}.{DOMAIN}", "A").to_wire()
+        self.answered: asyncio.Future[bytes] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, _: Any) -> None:
+        if self.answered is not None and not self.answered.done():
+            self.answered.set_result(data)
+
+    async def ask(self) -> None:
+        self.answered = asyncio.get_running_loop().create_future()
+        self.transport.sendto(self.wire)
+        async with asyncio.timeout(2.0):
+            await self.answered
+
+
+async def manage(lab: Lab, rate: float, until: float) -> int:
+    """Ask the management plane; gives how often it answered."""
+    body, etag = await lab.api.body()
+    same = {"properties": {"virtualNetworkType": body["properties"]["virtualNetworkType"]}}
+    answered, due, tasks = 0, time.perf_counter(), set[asyncio.Task[Any]]()
+    number = 0
+    while due < until:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        number += 1
+        ask = lab.api.patch(same, etag) if number % 20 == 0 else lab.api.ask("GET", PATHS[number % len(PATHS)])
+        tasks.add(asyncio.ensure_future(ask))
+        due += 1.0 / rate
+    for answer in await asyncio.gather(*tasks):
+        answered += answer.status_code == 200
+    return answered
+
+
+async def one_round(lab: Lab, seconds: float, rate: float) -> dict[str, float]:
+    """Measure for so many seconds, with so many management requests a second."""
+    edge = lab.edges["edge"].child
+    assert edge is not None
+    pids = [*members(edge.pid), *(pid for name in lab.regions if (pid := lab.process(name)))]
+    doors, loop = [Door(lab) for _ in range(CONNECTIONS)], asyncio.get_running_loop()
+    transport, resolver = await loop.create_datagram_endpoint(Resolver, remote_addr=(lab.host, lab.ports["edge"][1]))
+    until = time.perf_counter() + seconds
+    http, query = Paced(REQUESTS / CONNECTIONS), Paced(QUERIES)
+    others = [http.run(door.ask, until) for door in doors]
+    before = cpu(pids)
+    answered, *_ = await asyncio.gather(manage(lab, rate, until) if rate else asyncio.sleep(0, 0), query.run(resolver.ask, until), *others)
+    used = cpu(pids) - before
+    transport.close()
+    for door in doors:
+        door.close()
+    return {
+        "http median us": statistics.median(http.took) * 1e6, "http p99 us": statistics.quantiles(http.took, n=100)[98] * 1e6,
+        "dns median us": statistics.median(query.took) * 1e6, "dns p99 us": statistics.quantiles(query.took, n=100)[98] * 1e6,
+        "cpu us a request": used / (len(http.took) + len(query.took)) * 1e6, "failed": http.failed + query.failed,
+        "management": answered / seconds,
+    }  # fmt: skip
+
+
+async def measure(rounds: int, seconds: float, rate: float) -> dict[str, Any]:
+    """Give each figure without and with management requests, and the median ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with service(Path(folder), "westus2", "westeurope") as lab:
+            await one_round(lab, 1.0, rate)
+            pairs = []
+            for number in range(rounds):
+                kinds = (0.0, rate) if number % 2 == 0 else (rate, 0.0)
+                found = {kind: await one_round(lab, seconds, kind) for kind in kinds}
+                pairs.append((found[0.0], found[rate]))
+    rows = {}
+    for name in pairs[0][0]:
+        without, with_it = ([pair[place][name] for pair in pairs] for place in (0, 1))
+        ratios = [b / a for a, b in zip(without, with_it, strict=True) if a]
+        rows[name] = {
+            "without": statistics.median(without), "with": statistics.median(with_it),
+            "ratio": statistics.median(ratios) if ratios else None, "least": min(ratios, default=None), "most": max(ratios, default=None),
+        }  # fmt: skip
+    return {"rounds": rounds, "seconds": seconds, "rate": rate, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rate", type=float, default=100.0, help="management requests a second")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = asyncio.run(measure(options.rounds, options.seconds, options.rate))
+    if options.json:
+        print(json.dumps(found))
+        return
+    table = Table("", "without", f"with {options.rate:g} management requests/s", "ratio", "least", "most")
+    for name, one in found["rows"].items():
+        table.add_row(name, *("-" if one[key] is None else f"{one[key]:.2f}" for key in ("without", "with", "ratio", "least", "most")))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
