@@ -26,7 +26,6 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_URL = "http://127.0.0.1:9180"
-MOST_BYTES = 64 << 20
 
 Url = Annotated[str, typer.Option(metavar="URL", envvar="LBCORE_URL", show_envvar=True, help="The management plane.")]
 TokenFile = Annotated[
@@ -96,7 +95,7 @@ class Management:
     def name(self) -> str:
         """Give the service's name; ServiceError ResourceNotFound when there is none, Failure when there are several."""
         if not self._name:
-            names = [each["name"] for each in self._ask("GET", "/services").body["value"]]
+            names = _names(self.url, self._ask("GET", "/services").body)
             if not names:
                 raise ServiceError("ResourceNotFound", f"{self.url} has no service yet")
             if len(names) > 1:
@@ -140,6 +139,14 @@ class Management:
         return _read(self.url, response)
 
 
+def _names(url: str, body: Any) -> list[str]:
+    """Read who is there; whatever else answers at the URL is told apart here."""
+    value = body.get("value") if isinstance(body, dict) else None
+    if not isinstance(value, list) or not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in value):
+        raise Unreachable(f"{url} is no management plane of lbcore")
+    return [each["name"] for each in value]
+
+
 def _refuse_to_tell(url: str, token: str) -> None:
     """Send a token only to where nobody else hears it."""
     try:
@@ -174,16 +181,17 @@ def _error(url: str, response: httpx.Response, body: Any) -> Exception:
     found = body.get("error") if isinstance(body, dict) else None
     if not isinstance(found, dict) or not isinstance(found.get("code"), str):
         return Unreachable(f"{url} answers {response.status_code} {response.reason_phrase}, which no management plane does")
-    code, message, target = found["code"], str(found.get("message") or ""), str(found.get("target") or "")
+    code, message, target = (clean(str(found.get(key) or "")) for key in ("code", "message", "target"))
     details: Any = found.get("details")
     inner = [_refusal(each) for each in details if isinstance(each, dict)] if isinstance(details, list) else []
     if after := response.headers.get("retry-after"):
-        message += f" (try again in {after} s)"
+        message += f" (try again in {clean(after)} s)"
     return ServiceError(code, message, target or None, inner)
 
 
 def _refusal(body: Mapping[str, Any]) -> ServiceError:
-    return ServiceError(str(body.get("code") or ""), str(body.get("message") or ""), str(body.get("target") or "") or None)
+    code, message, target = (clean(str(body.get(key) or "")) for key in ("code", "message", "target"))
+    return ServiceError(code, message, target or None)
 
 
 def explained(error: ServiceError, advice: Mapping[str, str] = ADVICE) -> Failure:
