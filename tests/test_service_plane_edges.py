@@ -119,6 +119,32 @@ def test_a_region_is_not_stopped_under_an_edge_that_does_not_let_go(tmp_path: Pa
     living(work, tmp_path)
 
 
+def test_a_primary_that_has_just_started_waits_for_word_of_its_edges(tmp_path: Path) -> None:
+    async def main() -> None:
+        place = Place(tmp_path)
+        async with running(place) as plane:
+            await done(plane)
+            await with_regions(plane, "westeurope")
+            await plane.report("edge-1", report("edge-1", plane))
+            await plane.remove_location("westeurope", who="ann", if_match="*")
+            while [one.name for one in now(plane).regions] != ["westus2"]:
+                await plane.report("edge-1", report("edge-1", plane))
+                await asyncio.sleep(0.1)
+            listed = report("edge-1", plane, rotation="1.1")  # it has not let go of the region when the primary dies
+        assert "westeurope" in place.world.sites
+        async with running(place) as plane:
+            for _ in range(10):
+                await asyncio.sleep(1.0)
+                await plane.report("edge-1", listed)
+            assert "westeurope" in place.world.sites
+            while "westeurope" in place.world.sites:
+                await plane.report("edge-1", report("edge-1", plane))
+                await asyncio.sleep(0.5)
+            assert await done(plane) == "Succeeded"
+
+    in_virtual_time(main())
+
+
 # ===== reports
 
 
@@ -224,6 +250,12 @@ def test_events_of_edges_are_kept_and_no_edge_writes_what_others_do(tmp_path: Pa
         await plane.report("edge-1", report("edge-1", plane) | {"rotation": "9.1"})
         await plane.report("edge-1", report("edge-1", plane) | {"rotation": "9.1"})
         assert [detail["rotation"] for _, detail in events(place, "EdgeAhead")] == ["9.1"]
+        for _ in range(10):  # an edge that talks without end fills no disk
+            await plane.report("edge-1", report("edge-1", plane, events=[one] * 100))
+        assert len(events(place, "RegionStatusChanged")) <= 20
+        await asyncio.sleep(10)
+        await plane.report("edge-1", report("edge-1", plane, events=[one] * 100))
+        assert 20 <= len(events(place, "RegionStatusChanged")) <= 25
 
     living(work, tmp_path)
 

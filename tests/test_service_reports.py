@@ -192,9 +192,12 @@ def said(edge: str, number: Number | None, received: float, idle: tuple[str, ...
 def test_edges_follow_when_all_that_are_heard_of_do() -> None:
     now = [0.0]
     edges = Edges(lambda: now[0])
+    assert not edges.follow(Number(1, 5))  # who could not be heard yet may be there
+    now[0] = 5.0
     assert edges.follow(Number(1, 5)) and not edges.idle("westus2", Number(1, 5)) and edges.status("westus2") is None
     edges.note(said("a", Number(1, 5), 0.0, ("westus2",)))
     edges.note(said("b", None, 0.0))
+    now[0] = 6.0
     assert not edges.follow(Number(1, 5)) and not edges.idle("westus2", Number(1, 5))
     edges.note(said("b", Number(2, 1), 5.0, ("westus2",)))
     assert edges.follow(Number(1, 5)) and edges.idle("westus2", Number(1, 5)) and not edges.follow(Number(1, 6))

@@ -58,6 +58,7 @@ __all__ = ["TRAFFIC_MANAGER", "Plane", "PlaneOptions", "Saved"]
 
 logger = logging.getLogger(__name__)
 
+LEAVING = ("Draining", "Terminating")
 TRAFFIC_MANAGER = "trafficManager"  # the store's name of that document
 LOOK_AROUND = 1.0  # seconds between two looks for what another process wrote
 WAIT = 0.05  # seconds between two looks whether edges follow
@@ -65,7 +66,6 @@ TEND = 2.0  # seconds between two looks of a provisioner after what it runs
 JUDGE = 0.25  # seconds between two looks at statuses
 LEARN = 4.0  # seconds between two takings over of what edges learned
 SEEN_BY_EDGE = "RegionStatusChanged"
-MOST_EVENTS = 20  # of one report that are kept
 Body = dict[str, Any]
 
 
@@ -539,7 +539,7 @@ class Plane:
         before = self._rotation
         if before is None or not _same(before, made):
             self._rotation = made
-            if before is not None and _loses(before, made):
+            if before is None or _loses(before, made):  # what the one before this primary waited for is not known
                 self._awaited = made.number
             self.changes.tell("rotation")
         for name in [*self._draining_since]:
@@ -585,8 +585,11 @@ class Plane:
 
     async def show(self, listed: Mapping[str, Listed]) -> None:
         """Be the data plane's half for operations: tell edges, and wait for those that are heard of to follow when a region goes."""
+        before = self._awaited
         await self.refresh()
-        while self._awaited is not None and not self._edges.follow(self._awaited):
+        state = self._known.state
+        leaving = state is not None and any(one.provisioning_state in LEAVING for one in state.states.values())
+        while self._awaited is not None and (leaving or self._awaited != before) and not self._edges.follow(self._awaited):
             await asyncio.sleep(WAIT)
 
     # ===== what edges say
@@ -597,7 +600,7 @@ class Plane:
         known = set(self._regions())
         report = replace(report, regions={name: one for name, one in report.regions.items() if name in known})
         before = self._edges.note(replace(report, learned=b"", events=()))
-        for event in report.events[:MOST_EVENTS]:
+        for event in report.events[: self._edges.may_tell(report.edge, len(report.events))]:
             if event.region in known:
                 detail: Body = {"edge": report.edge, "before": event.before, "after": event.after, "cause": event.cause, "seen": event.at}
                 if event.kind != SEEN_BY_EDGE:  # no edge writes what operations and the primary itself do

@@ -26,6 +26,8 @@ from lbcore.service.revisions import Number
 __all__ = ["FRESH", "STATUSES", "EdgeEvent", "EdgeReport", "Edges", "Seen", "read_report"]
 
 FRESH = 10.0  # seconds for which a report holds
+HEARD = 5.0  # seconds after a start of the primary in which every edge that lives has reported
+EVENTS_AT_ONCE, EVENTS_A_SECOND = 20.0, 0.5
 STATUSES = ("checking", "up", "degraded", "ejected", "down", "disabled", "draining")
 MOST_REGIONS, MOST_EVENTS, MOST_EDGES = 10_000, 100, 1000
 MOST_LEARNED = 1 << 20  # bytes, in base64
@@ -216,16 +218,28 @@ class Edges:
     """The last report of each edge. clock: monotonic seconds; fresh: seconds for which a report holds"""
 
     def __init__(self, clock: Callable[[], float], fresh: float = FRESH) -> None:
-        self._clock, self._fresh = clock, fresh
+        self._clock, self._fresh, self._since = clock, fresh, clock()
         self._reports: dict[str, EdgeReport] = {}
+        self._events: dict[str, tuple[float, float]] = {}  # of each edge: how many more it may tell, as of when
 
     def note(self, report: EdgeReport) -> EdgeReport | None:
         """Take a report and give the one before; of too many edges the one not heard of for the longest time is forgotten."""
         before = self._reports.pop(report.edge, None)
         self._reports[report.edge] = report  # last: they stand in the order in which they came
         if len(self._reports) > MOST_EDGES:
-            del self._reports[next(iter(self._reports))]
+            gone = next(iter(self._reports))
+            del self._reports[gone]
+            self._events.pop(gone, None)
         return before
+
+    def may_tell(self, edge: str, events: int) -> int:
+        """Give how many of its events an edge may tell now: some at once, then a few a second; each is written to the disk."""
+        now = self._clock()
+        left, at = self._events.get(edge, (EVENTS_AT_ONCE, now))
+        left = min(EVENTS_AT_ONCE, left + (now - at) * EVENTS_A_SECOND)
+        granted = min(events, int(left))
+        self._events[edge] = left - granted, now
+        return granted
 
     @property
     def all(self) -> list[EdgeReport]:
@@ -239,8 +253,8 @@ class Edges:
         return [one for one in self.all if now - one.received < self._fresh]
 
     def follow(self, number: Number) -> bool:
-        """Say whether every edge that is heard of follows this rotation, or a later one."""
-        return all(one.rotation is not None and one.rotation >= number for one in self.fresh)
+        """Say whether every edge that is heard of follows this rotation, or a later one; nobody knows before they could be heard."""
+        return self._clock() - self._since >= HEARD and all(one.rotation is not None and one.rotation >= number for one in self.fresh)
 
     def idle(self, name: str, since: Number) -> bool:
         """Say whether every edge has nothing under way in a region that drains since this rotation; False when there is none to say so."""
