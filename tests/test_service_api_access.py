@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import Clock
-from desks import Desk, M, codes, managed
+from desks import BASE, Desk, M, codes, managed
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from lbcore.service.api import BOOKS
+from lbcore.service.api import BOOKS, application
+from lbcore.service.portal.routes import mount
 from lbcore.service.tokens import Attempts, Verifier, issue
 
 NODE, READER, OPERATOR, OWNER = "node", "reader", "operator", "owner"
@@ -168,6 +171,31 @@ async def test_a_token_in_a_query_or_a_cookie_is_none(tmp_path: Path) -> None:
         token = desk.tokens["owner"]
         response = await desk.client.get(M, params={"access_token": token, "token": token}, headers={"cookie": f"lbcore={token}"})
         assert response.status_code == 401
+
+
+PAGES = {  # who needs no session; every other page leads to the login, or is refused
+    ("GET", "/portal/login"), ("POST", "/portal/login"), ("GET", "/portal/static/{name}"), ("GET", "/developer"),
+}  # fmt: skip
+
+
+async def test_no_page_but_a_few_is_for_somebody_without_a_session(desk: Desk) -> None:
+    """Nor does a token in the header, of whatever role, open the portal: a session is needed, with its forms."""
+    pages = application(desk.plane, desk.app.state.verifier)
+    mount(pages, desk.plane, pages.state.verifier, secure=False)
+    there = {each for each in routes_of(pages) - set(MAY) if "{rest:path}" not in each[1] and each[0] != "HEAD"}
+    assert PAGES <= there and len(there) > 15
+    transport = httpx.ASGITransport(pages)
+    before = await desk.etag()
+    async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+        for method, route in sorted(there - PAGES):
+            for token in ("", desk.tokens["owner"], desk.tokens["node"]):
+                headers = {"authorization": f"Bearer {token}"} if token else {}
+                url = re.sub(r"\{[^}]*\}", "x", route)
+                response = await client.request(method, url, headers=headers, data={"row": "[]"} if method == "POST" else None)
+                login = response.status_code == 303 and response.headers["location"].startswith("/portal/login")
+                moved = route == "/portal" and response.status_code in (307, 308)
+                assert login or moved or response.status_code in (401, 403), (method, route, response.status_code)
+    assert await desk.etag() == before
 
 
 # ===== the audit log
