@@ -111,7 +111,7 @@ def _chart(
 
 
 def _times(end: datetime, span: float) -> Iterator[str]:
-    form = "%H:%M" if span >= 4 * 60 else "%H:%M:%S"
+    form = "%H:%M" if span >= 15 * 60 else "%H:%M:%S"
     for tick in range(TICKS + 1):
         yield datetime.fromtimestamp(end.timestamp() - span * (TICKS - tick) / TICKS, UTC).strftime(form)
 
