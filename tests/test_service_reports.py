@@ -192,6 +192,7 @@ def said(edge: str, number: Number | None, received: float, idle: tuple[str, ...
 def test_edges_follow_when_all_that_are_heard_of_do() -> None:
     now = [0.0]
     edges = Edges(lambda: now[0])
+    edges.listen()
     assert not edges.follow(Number(1, 5))  # who could not be heard yet may be there
     now[0] = 5.0
     assert edges.follow(Number(1, 5)) and not edges.idle("westus2", Number(1, 5)) and edges.status("westus2") is None

@@ -153,6 +153,7 @@ class Plane:
         self._judged: dict[str, str] = {}
         self._learned_at = float("-inf")
         self._marks: object = None
+        self._started = False
         self._published: tuple[Tag, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
@@ -170,6 +171,8 @@ class Plane:
             stack.push_async_callback(self._watching.close)
             await self._tend()
             await self.runner.start()
+            self._edges.listen()
+            self._started = True  # before what was interrupted takes its first step
             stack.push_async_callback(self.runner.close)
             await self._found()
             for pause, work in (
@@ -182,6 +185,7 @@ class Plane:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop; an operation under way goes on at the next start, and regions serve on meanwhile."""
+        self._started = False
         await self._stack.aclose()
 
     async def _first_profile(self) -> None:
@@ -588,6 +592,8 @@ class Plane:
         before = self._awaited
         await self.refresh()
         state = self._known.state
+        if not self._started:  # nobody hears anything yet
+            return
         leaving = state is not None and any(one.provisioning_state in LEAVING for one in state.states.values())
         while self._awaited is not None and (leaving or self._awaited != before) and not self._edges.follow(self._awaited):
             await asyncio.sleep(WAIT)

@@ -218,9 +218,13 @@ class Edges:
     """The last report of each edge. clock: monotonic seconds; fresh: seconds for which a report holds"""
 
     def __init__(self, clock: Callable[[], float], fresh: float = FRESH) -> None:
-        self._clock, self._fresh, self._since = clock, fresh, clock()
+        self._clock, self._fresh, self._since = clock, fresh, float("inf")
         self._reports: dict[str, EdgeReport] = {}
         self._events: dict[str, tuple[float, float]] = {}  # of each edge: how many more it may tell, as of when
+
+    def listen(self) -> None:
+        """Begin: from now on reports can come."""
+        self._since = self._clock()
 
     def note(self, report: EdgeReport) -> EdgeReport | None:
         """Take a report and give the one before; of too many edges the one not heard of for the longest time is forgotten."""
