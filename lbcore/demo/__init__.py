@@ -35,17 +35,17 @@ async def play_once(console: Console) -> dict[str, Any]:
     """Play the story and print it; give its summary, whose "ok" says whether it came out right."""
     console.print(OPENING + "\n")
     async with World() as world:
-        console.print(view.doors(world), "", sep="\n")
-        story = Story(world, lambda line: console.print(_line(story, line)))
+        if not console.record:  # a picture is for others
+            console.print(view.doors(world), "", sep="\n")
+        story = Story(world, lambda line, style: console.print(_line(story, line, style)))
         with contextlib.suppress(BrokenError):
             async with story.playing():
                 await story.rest()
-        console.print("", view.regions(world, await world.statuses()), "", view.clients(world), "", sep="\n")
-    for chapter in story.chapters:
-        console.print(view.chapter(chapter))
+        tables = view.regions(world, await world.statuses()), view.clients(world), view.chapters(story)
+        console.print("", tables[0], "", tables[1], "", tables[2], "", sep="\n")
     summary = story.summary()
     verdict = "The story came out right" if summary["ok"] else f"The story went WRONG, {len(summary['problems'])} times"
-    console.print(f"\n{verdict}: {view.counts(story)}; {summary['seconds']} s.")
+    console.print(f"{verdict}: {view.counts(story)}; {summary['seconds']} s.")
     return summary
 
 
@@ -55,8 +55,8 @@ async def watch(console: Console) -> None:
     statuses: dict[str, str] = {}
     async with World(usual=True) as world:
 
-        def tell(line: str) -> None:
-            events.append(_line(story, line).plain)
+        def tell(line: str, style: str) -> None:
+            events.append(_line(story, line, style).plain)
             if not console.is_terminal:
                 console.print(events[-1])
 
@@ -80,7 +80,7 @@ async def watch(console: Console) -> None:
 async def _play(story: Story) -> None:
     async with story.playing():
         await story.rest()
-        story.say(YOURS)
+        story.say(YOURS, "bold")
         await asyncio.Event().wait()
 
 
@@ -94,5 +94,5 @@ async def _look(world: World, statuses: dict[str, str]) -> None:
         await asyncio.sleep(LOOK_EVERY)
 
 
-def _line(story: Story, text: str) -> Text:
-    return Text(f"{story.now:6.1f} s  {text}", "red" if text.startswith("WRONG") else "")
+def _line(story: Story, text: str, style: str) -> Text:
+    return Text(f"{story.now:6.1f} s  {text}", style)

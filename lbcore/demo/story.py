@@ -46,9 +46,9 @@ class Chapter:
 
 
 class Story:
-    """Play the chapters in a world; `say` is told every line."""
+    """Play the chapters in a world; `say` is told every line, and how it is to look."""
 
-    def __init__(self, world: World, say: Callable[[str], object]) -> None:
+    def __init__(self, world: World, say: Callable[[str, str], object]) -> None:
         self.world, self.traffic, self.say = world, world.traffic, say
         self.chapters: list[Chapter] = []
         self.revision = ""
@@ -301,10 +301,10 @@ class Story:
             chapter.seen.append(f"the first of its clients is back after {time.monotonic() - at:.1f} s")
         if await self._until(lambda: all(client.by_dns == client.by_http == region for client in home)):
             chapter.seen.append(f"all {len(home)} are back after {time.monotonic() - at:.1f} s")
-            self.say(f"  {region} has all its clients back, {time.monotonic() - at:.1f} s after it was started")
+            self.say(f"  {region} has all its clients back, {time.monotonic() - at:.1f} s after it was started", "")
         else:
             away = [client.city for client in home if client.by_dns != region or client.by_http != region]
-            chapter.problems.append(f"{', '.join(away)} did not return to {region}")
+            self._check(False, f"{', '.join(away)} did not return to {region}", chapter)
 
     # ---- how it is seen and told
 
@@ -312,7 +312,8 @@ class Story:
     async def _chapter(self, title: str, promised: str) -> AsyncIterator[Chapter]:
         chapter = Chapter(title, promised, self.now)
         self.chapters.append(chapter)
-        self.say(title)
+        self.say(title, "bold")
+        self.say(promised, "italic")
         at = time.monotonic()
         try:
             yield chapter
@@ -326,12 +327,12 @@ class Story:
 
     def _see(self, text: str) -> None:
         self.chapters[-1].seen.append(text)
-        self.say(f"  {text}")
+        self.say(f"  {text}", "")
 
-    def _check(self, right: bool, problem: str) -> bool:
+    def _check(self, right: bool, problem: str, chapter: Chapter | None = None) -> bool:
         if not right:
-            self.chapters[-1].problems.append(problem)
-            self.say(f"WRONG: {problem}")
+            (chapter or self.chapters[-1]).problems.append(problem)
+            self.say(f"  WRONG: {problem}", "red")
         return right
 
     def _lossless(self, chapter: Chapter) -> None:

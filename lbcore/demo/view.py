@@ -10,10 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from lbcore.demo.story import Chapter, Story
+from lbcore.demo.story import Story
 from lbcore.demo.world import World
 
-__all__ = ["chapter", "clients", "counts", "doors", "live", "regions"]
+__all__ = ["chapters", "clients", "counts", "doors", "live", "regions"]
 
 EVENTS = 9
 COLOURS = {"up": "green", "ejected": "yellow", "degraded": "yellow", "draining": "yellow", "down": "red", "killed": "red"}
@@ -64,11 +64,13 @@ def clients(world: World) -> Table:
     return table
 
 
-def chapter(one: Chapter) -> RenderableType:
-    """Give what was promised and what was seen in a chapter."""
-    lines = [Text(one.promised, "italic"), *(Text(f"  {line}") for line in one.seen)]
-    lines += [Text(f"  WRONG: {line}", "red") for line in one.problems]
-    return Group(Text(f"{one.title} ({one.seconds:.1f} s)", "bold"), *lines)
+def chapters(story: Story) -> Table:
+    """Give which promises were kept."""
+    table = _table("What happened", "", ">seconds", ">calls", ">lost", "as promised")
+    for one in story.chapters:
+        kept = Text(f"no, {len(one.problems)} times", "red") if one.problems else Text("yes", "green")
+        table.add_row(one.title, f"{one.seconds:.1f}", str(one.sent), str(one.lost), kept)
+    return table
 
 
 def counts(story: Story) -> str:
