@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lbcore.demo import view
-from lbcore.demo.story import BrokenError, Story
+from lbcore.demo.story import PROMISE, BrokenError, Story
 from lbcore.demo.world import World
 
 __all__ = ["BrokenError", "play_once", "watch"]
@@ -25,8 +25,9 @@ __all__ = ["BrokenError", "play_once", "watch"]
 FRAMES = 4  # per second
 LOOK_EVERY = 1.0  # seconds between two looks at regions and their health
 OPENING = (
-    "A whole service on loopback, in processes of its own: a primary with portal and API, the gateway of every region, an edge with front\n"
-    "door and DNS, and clients on six continents. The API answers each as late as the published matrix says; nothing else is made up."
+    "A whole service on loopback, in processes of its own: a primary with portal and REST API, every region's gateway, an\n"
+    "edge with front door and DNS; and clients on six continents. The API behind the gateways answers each client as late\n"
+    "as the published round trips say. Nothing else is made up."
 )
 YOURS = "The story is over. It is yours now: add, scale and remove regions in the portal; kill a gateway; look who goes where."
 
@@ -95,4 +96,4 @@ async def _look(world: World, statuses: dict[str, str]) -> None:
 
 
 def _line(story: Story, text: str, style: str) -> Text:
-    return Text(f"{story.now:6.1f} s  {text}", style)
+    return Text(f"{' ' * 10 if style == PROMISE else f'{story.now:6.1f} s  '}{text}", style)

@@ -19,11 +19,12 @@ import httpx
 from lbcore.demo.places import CLOSE, LIKELY, PRIMARY, REGIONS, Client
 from lbcore.demo.world import NotStartedError, World
 
-__all__ = ["KILLED", "REMOVED", "BrokenError", "Chapter", "Story"]
+__all__ = ["KILLED", "PROMISE", "REMOVED", "BrokenError", "Chapter", "Story"]
 
 KILLED, REMOVED = "westeurope", "australiaeast"
 WITHIN = 60.0  # seconds, until what happens within a few on a machine that has nothing else to do is not believed in any more
 PAUSE = 1.5
+PROMISE = "italic"  # how a promise is to look
 UNDER_WAY = 0.5  # seconds that a call to anywhere takes
 
 
@@ -94,7 +95,7 @@ class Story:
     async def beginning(self) -> None:
         """Start the primary and the edge, publish an API."""
         world = self.world
-        promised = f"A service has one unit in one region, its primary {PRIMARY}; portal and management are there; an API can be published"
+        promised = f"It has one unit in one region, its primary {PRIMARY}; the portal is there; an API can be published"
         async with self._chapter("The service is created", promised) as chapter:
             await asyncio.gather(world.primary.start(), world.edge.start())
             listed = await self._until(self._is_up)
@@ -111,7 +112,7 @@ class Story:
     async def regions_come(self) -> None:
         """Add regions by one Save."""
         world, traffic = self.world, self.traffic
-        promised = "One Save adds regions; each enters rotation only when it is configured and probed; clients then go to the closest"
+        promised = "Each enters rotation only when it is configured and probed; everybody then goes to the closest"
         async with self._chapter(f"{len(REGIONS) - 1} regions are added by one Save", promised) as chapter:
             await self._settle([PRIMARY])
             entered: dict[str, dict[str, Any]] = {}
@@ -122,7 +123,8 @@ class Story:
             self._see(f"one operation, {operation['status']} after {self.now - chapter.began:.1f} s")
             await self._settle(REGIONS)
             watching.cancel()
-            self._see(f"everybody at the closest after {self.now - chapter.began:.1f} s: {_counted(traffic.clients)}")
+            self._see(f"everybody is at the closest after {self.now - chapter.began:.1f} s:")
+            self._see(_counted(traffic.clients))
             for region in REGIONS[1:]:
                 look = entered.get(region, {})
                 ready = look.get("status") == "serving" and look.get("revision") == self.revision
@@ -139,7 +141,7 @@ class Story:
 
     async def gateway_dies(self) -> None:
         """Kill a region's gateway and start it again; its clients return while the next chapters play."""
-        promised = "When a region fails, its clients go to their next closest at once; when it is back, ever more of them return"
+        promised = "Its clients go to their next closest at once; when it is back, ever more of them return"
         async with self._chapter(f"The gateway of {KILLED} is killed", promised) as chapter:
             await self._fail([KILLED], chapter)
             self._lossless(chapter)
@@ -192,7 +194,8 @@ class Story:
                 await world.edge.start()
                 self._see(f"it serves again {time.monotonic() - at:.1f} s after it was killed; there is but one, so its clients waited")
             await self._settle(world.serving)
-            self._see(f"everybody at the closest of the regions that are left: {_counted(traffic.clients)}")
+            self._see("everybody is at the closest of the regions that are left:")
+            self._see(_counted(traffic.clients))
             self._lossless(chapter)
 
     async def primary_returns(self) -> None:
@@ -215,7 +218,7 @@ class Story:
     async def region_goes(self) -> None:
         """Remove a region by a Save."""
         world, traffic = self.world, self.traffic
-        promised = "A removed region drains, leaves DNS and ends; its clients go to their next closest; nobody else's address changes"
+        promised = "It drains, leaves DNS and ends; its clients go to their next closest; no other region's address changes"
         async with self._chapter(f"{REMOVED} is removed by one Save", promised) as chapter:
             left = [region for region in world.locations if region != REMOVED]
             addresses = {region: world.locations[region]["publicIPAddresses"] for region in left}
@@ -238,7 +241,7 @@ class Story:
 
     async def ending(self) -> None:
         """Wait until everybody has returned."""
-        promised = "In the end everybody is at the closest region again, and no call and no DNS query was lost"
+        promised = "Everybody is at the closest region again; no call and no DNS query was lost on the way"
         async with self._chapter("Everybody returns", promised):
             await asyncio.gather(*self._returns.values())
             await self._settle(self.world.serving)
@@ -313,7 +316,7 @@ class Story:
         chapter = Chapter(title, promised, self.now)
         self.chapters.append(chapter)
         self.say(title, "bold")
-        self.say(promised, "italic")
+        self.say(promised, PROMISE)
         at = time.monotonic()
         try:
             yield chapter
