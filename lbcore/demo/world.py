@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -303,12 +304,14 @@ async def _drained(output: asyncio.StreamReader) -> None:
 
 
 def _free(port: int = 0) -> int:
-    """Give a port that is free for TCP and UDP: this one, where it is."""
-    with contextlib.ExitStack() as stack:
-        try:
-            tcp = stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            udp.bind(tcp.getsockname()[:2])
-        except OSError:
-            return _free()
-        return int(tcp.getsockname()[1])
+    """Give a port that is free for TCP and UDP: this one, where it is, else one that no client is given meanwhile."""
+    while True:
+        port = port or random.randrange(10_000, 32_000)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("127.0.0.1", port))
+            except OSError:
+                port = 0
+            else:
+                return port
