@@ -29,7 +29,7 @@ OPENING = (
     "edge with front door and DNS; and clients on six continents. The API behind the gateways answers each client as late\n"
     "as the published round trips say. Nothing else is made up."
 )
-YOURS = "The story is over. It is yours now: add, scale and remove regions in the portal; kill a gateway; look who goes where."
+YOURS = "The story is over, the service is yours: add and remove regions in the portal, kill a gateway, see who goes where"
 
 
 async def play_once(console: Console) -> dict[str, Any]:

@@ -379,13 +379,12 @@ class Story:
 
     def summary(self) -> dict[str, Any]:
         """Give the story as plain JSON types."""
-        sent, lost = self.traffic.since(0.0)
         return {
             "ok": not self.problems,
             "problems": self.problems,
             "seconds": round(self.now, 1),
-            "requests": sent,
-            "lost": len(lost),
+            "requests": self.traffic.calls,
+            "lost": self.traffic.lost,
             "dns_queries": self.traffic.queries,
             "unanswered": self.traffic.unanswered,
             "clients": {

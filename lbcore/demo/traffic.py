@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = ["Outcome", "Traffic"]
 
 CALL_EVERY, QUERY_EVERY = 0.75, 1.0  # seconds
 TIMEOUT = 3.0
+REMEMBERED = 20_000  # calls: more than any chapter has
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class Traffic:
 
     def __init__(self, url: str, server: tuple[str, int], name: str, known: Callable[[str], Awaitable[str]]) -> None:
         self.clients = [Client(*each) for each in CLIENTS]
-        self.outcomes: list[Outcome] = []
-        self.queries = self.unanswered = 0
+        self.outcomes: deque[Outcome] = deque(maxlen=REMEMBERED)
+        self.calls = self.lost = self.queries = self.unanswered = 0
         self.last_named: dict[str, float] = {}  # region -> when DNS named it last
         self._url, self._server, self._name, self._known = url, server, name, known
         self._may, self._under_way = asyncio.Event(), 0
@@ -103,6 +105,8 @@ class Traffic:
             else:
                 lost = f"{response.status_code} {response.text[:200]}"
         self.outcomes.append(Outcome(time.monotonic(), client, region, lost))
+        self.calls += 1
+        self.lost += lost != ""
 
     async def _query(self, client: Client) -> None:
         """Ask DNS the way the client's resolver would."""

@@ -75,8 +75,8 @@ def chapters(story: Story) -> Table:
 
 def counts(story: Story) -> str:
     """Give how much was asked, and how much of it was not answered."""
-    sent, lost = story.traffic.since(0.0)
-    return f"{sent:,} calls, {len(lost)} lost; {story.traffic.queries:,} DNS queries, {story.traffic.unanswered} unanswered"
+    traffic = story.traffic
+    return f"{traffic.calls:,} calls, {traffic.lost} lost; {traffic.queries:,} DNS queries, {traffic.unanswered} unanswered"
 
 
 def live(story: Story, events: Sequence[str], statuses: Mapping[str, str]) -> RenderableType:
