@@ -21,6 +21,7 @@ from lbcore.demo import guard
 from lbcore.demo.backend import REGION, answer
 from lbcore.demo.places import CLIENTS, PRIMARY, REGIONS, SAME_METRO_MS, Client, round_trip, round_trips
 from lbcore.demo.story import KILLED, REMOVED
+from lbcore.demo.world import Node, NotStartedError
 from lbcore.region import catalogue
 from lbcore.sense.geo import GeoIP, published_ms
 
@@ -119,6 +120,19 @@ def test_the_guard_leaves_others_alone(tmp_path: Path) -> None:
         until(lambda: [*guard.marked(other)] == [process.pid])
         assert guard.end(mine)
         assert process.poll() is None
+
+
+# ===== nodes
+
+
+@pytest.mark.slow
+async def test_a_node_that_does_not_start_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "edge.toml"
+    file.write_text("[http]\nlisten = 7\n")
+    node = Node(file)
+    with pytest.raises(NotStartedError, match=r"lbcore run edge\.toml ended: .*http\.listen"):
+        await node.start()
+    await node.kill()
 
 
 # ===== the whole

@@ -45,7 +45,7 @@ async def play_once(console: Console) -> dict[str, Any]:
         tables = view.regions(world, await world.statuses()), view.clients(world), view.chapters(story)
         console.print("", tables[0], "", tables[1], "", tables[2], "", sep="\n")
     summary = story.summary()
-    verdict = "The story came out right" if summary["ok"] else f"The story went WRONG, {len(summary['problems'])} times"
+    verdict = "The story came out right" if summary["ok"] else f"The story went WRONG in {len(summary['problems'])} things"
     console.print(f"{verdict}: {view.counts(story)}; {summary['seconds']} s.")
     return summary
 

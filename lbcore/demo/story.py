@@ -99,7 +99,8 @@ class Story:
         async with self._chapter("The service is created", promised) as chapter:
             await asyncio.gather(world.primary.start(), world.edge.start())
             listed = await self._until(self._is_up)
-            self._check(listed and [*world.locations] == [PRIMARY], f"the regions are {', '.join(world.locations) or 'none'}")
+            if not self._check(listed and [*world.locations] == [PRIMARY], f"the regions are {', '.join(world.locations) or 'none'}"):
+                raise BrokenError(self.problems[-1])
             self._see(f"{PRIMARY} serves at {world.locations[PRIMARY]['publicIPAddresses'][0]}, after {self.now - chapter.began:.1f} s")
             for path in ("/portal/login", "/developer"):
                 self._check((status := await world.operator.status_of(path)) == 200, f"{path} answers with {status}")

@@ -55,7 +55,7 @@ def clients(world: World) -> Table:
     table = _table("Clients, and where they go", "client", "subnet", "DNS", "HTTP", ">ms", ">published", "revision", "next closest")
     for client in world.traffic.clients:
         others = [name for name in client.rank(world.serving) if name != client.by_http][:1]
-        agrees = Text("✓", "green") if client.by_http == client.by_dns else Text(client.by_http or "…", "yellow")
+        agrees = Text("✓", "green") if client.by_http == client.by_dns != "" else Text(client.by_http or "…", "yellow")
         table.add_row(
             client.city, str(client.subnet), client.by_dns, agrees, f"{client.ms:.0f}",
             f"{client.published(client.by_http):.0f}" if client.by_http else "", client.revision,
@@ -68,7 +68,7 @@ def chapters(story: Story) -> Table:
     """Give which promises were kept."""
     table = _table("What happened", "", ">seconds", ">calls", ">lost", "as promised")
     for one in story.chapters:
-        kept = Text(f"no, {len(one.problems)} times", "red") if one.problems else Text("yes", "green")
+        kept = Text(f"no: {len(one.problems)} things", "red") if one.problems else Text("yes", "green")
         table.add_row(one.title, f"{one.seconds:.1f}", str(one.sent), str(one.lost), kept)
     return table
 
