@@ -227,9 +227,9 @@ class Plane:
             self._marks = marks
 
     async def _tend(self) -> None:
-        """Let a provisioner that runs regions itself look after them."""
+        """Let a provisioner that runs regions itself look after them, unless they are another primary's now."""
         tend = getattr(self.provisioner, "tend", None)
-        if tend is not None:
+        if tend is not None and await self._call(_fence_of, self.store) is None:
             try:
                 await tend()
             except Exception as error:  # of somebody else's code
