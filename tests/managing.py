@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from typer.testing import CliRunner, Result
 
+from lbcore.cli import deployment
 from lbcore.cli.app import app
 from lbcore.sense.checks import ProbeResult
 from lbcore.service.api import application
@@ -31,6 +32,7 @@ from lbcore.service.tokens import issue
 ANSWER = {"policy": "return-response", "status": 200, "body": "1"}
 HELLO = {"apis": [{"name": "hello", "path": "/hello", "policies": {"inbound": [ANSWER]}}]}
 TIMES = Times(sync=5.0, probe=5.0, drain=0.1, remembered=0.0, pause=0.02, hold=0.0)
+deployment.PAUSE = 0.02  # regions of tests need no half a second
 PATIENCE = 60.0  # seconds for what takes milliseconds
 
 
@@ -138,8 +140,8 @@ def managed(folder: Path, *others: str, **settings: Any) -> Iterator[Managed]:
 # ===== commands
 
 
-def lbcore(*args: object, **env: str) -> Result:
-    return CliRunner().invoke(app, [*map(str, args)], env={"COLUMNS": "160", "LBCORE_URL": "", "LBCORE_TOKEN_FILE": "", **env})
+def lbcore(*args: object, **env: str | None) -> Result:
+    return CliRunner().invoke(app, [*map(str, args)], env={"COLUMNS": "160", "LBCORE_URL": None, "LBCORE_TOKEN_FILE": None, **env})
 
 
 def asked(made: Managed, *args: object, role: str = "operator") -> Result:

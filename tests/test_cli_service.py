@@ -278,6 +278,7 @@ def test_a_plan_needs_no_management_plane() -> None:
     assert done.exit_code == 0, done.stderr
     assert "sla: 99.99" in done.stdout.splitlines()
     assert re.search(r"create +West Europe +3 units", done.stdout)
+    assert lbcore("regions", "plan", ROOT / "examples" / "three-regions.toml").stdout == done.stdout, "whoever listens there"
     found = json.loads(lbcore("regions", "plan", ROOT / "examples" / "three-regions.toml", "--offline", "--json").stdout)
     assert (found["from"], found["sla"], len(found["creates"])) == ("file", 99.99, 3)
 

@@ -220,7 +220,7 @@ def plan(
 ) -> None:  # fmt: skip
     """Say what a wish would do: regions that come, change and go, VIPs that change, how long an outage would be seen. Nothing happens.
 
-    Without --url, and when nobody answers there, the file alone is looked at. Without FILE it says what is left to do.
+    Without --url the file alone is looked at when there is no token to ask with, or nobody answers. Without FILE: what is left to do.
     """
     wish = Wish(file)
     found: Body | None = None
@@ -239,7 +239,9 @@ def plan(
 
 
 def _asked(wish: Wish, force: bool, sure: bool, url: str, token_file: Path | None, ca: Path | None, service: str) -> Body | None:
-    """Give the plan of the management plane; None when there is none and nobody is sure that there is."""
+    """Give the plan of the management plane; None when there is none, or no token for it, and nobody is sure that there is."""
+    if not sure and token_file is None:
+        return None
     try:
         with opened(url, token_file, ca, service, HINTS) as there:
             now = there.get()
