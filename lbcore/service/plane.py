@@ -482,7 +482,8 @@ class Plane:
         after = profiles.traffic_manager_body(manager, state.service)
         if after == before:
             return before, stored
-        written = await self._call(partial(self.store.put, TRAFFIC_MANAGER, _storable(after), who=who, why=why, if_match=if_match))
+        seen = f'"{stored}"' if stored else if_match  # If-Match: * does not mean that what others change meanwhile may be lost
+        written = await self._call(partial(self.store.put, TRAFFIC_MANAGER, _storable(after), who=who, why=why, if_match=seen))
         await self.refresh()
         self.changes.tell("state")
         return after, written.etag
@@ -523,17 +524,18 @@ class Plane:
             known: _Known = await self._call(self._look)
             if known == self._known and self._rotation is not None:
                 return
+            self._turn(known)  # what raises is tried again with the next look
             before, self._known = self._known, known
-            self._turn(known)
         if before.state != known.state:
             self.changes.tell("state")
         async with self._turned:
             self._turned.notify_all()
 
     def _look(self) -> _Known:
-        manager, epoch = self.store.document(TRAFFIC_MANAGER), self.store.revisions.epoch
-        state = self.store.state()
-        return _Known(state, manager, epoch, state.sequence if state else self.store.sequence)
+        store = self.store
+        with store.database.reading() as connection:  # of one moment: a profile from before a restore has a number that is too high
+            manager, epoch = store.document_of(connection, TRAFFIC_MANAGER), store.revisions.epoch_of(connection)
+            return _Known(store.read(connection), manager, epoch, store.sequence_of(connection))
 
     def _turn(self, known: _Known) -> None:
         """Make the rotation of a state, and let the own Balancer follow it."""

@@ -39,19 +39,20 @@ class Promoted:
 def hand_over(store: Store, location: str, *, who: str, why: str = "") -> int:
     """Make the store of the primary read-only, so that `location` may become the primary; give the epoch for `take_over`.
 
-    Done twice it gives the same epoch. Raises ServiceError ResourceNotFound, PropertyChangeNotAllowed for the primary itself,
-    OperationInProgress.
+    Done twice for one location it gives the same epoch. Raises ServiceError ResourceNotFound, PropertyChangeNotAllowed for the primary
+    itself, OperationInProgress, and Fenced when the epoch is another location's already: two primaries would have the same.
     """
     with store.database.writing() as connection:
         state = _state(store.read(connection))
         wanted = state.service.get(location)
         if wanted.name == state.service.primary.name:
             raise ServiceError("PropertyChangeNotAllowed", f"{wanted.display_name} is the primary", "location")
-        if (fenced := store.fence_of(connection)) is not None:
-            return fenced
+        if (epoch := store.handed_to(connection, wanted.name)) is not None:
+            return epoch
+        store.refuse_when_fenced(connection)
         store.refuse_while_busy(connection)
         epoch = store.revisions.epoch_of(connection) + 1
-        store.set_fence(connection, epoch, who, why or f"handed over to {wanted.display_name}")
+        store.set_fence(connection, epoch, who, why or f"handed over to {wanted.display_name}", to=wanted.name)
     return epoch
 
 

@@ -91,7 +91,11 @@ class Store:
     def sequence(self) -> int:
         """Give the number of the last state that was written, also of a service that is gone; 0 before the first."""
         with self.database.reading() as connection:
-            return _last(connection)
+            return self.sequence_of(connection)
+
+    def sequence_of(self, connection: sqlite3.Connection) -> int:
+        """Give it as a transaction sees it."""
+        return _last(connection)
 
     def save(
         self, state: ServiceState, *, who: str, what: str, why: str = "", if_match: str | None = None, target: str = ""
@@ -135,7 +139,11 @@ class Store:
     def document(self, kind: str) -> Document | None:
         """Give a resource, None when it was never put."""
         with self.database.reading() as connection:
-            row = connection.execute("SELECT body, etag FROM document WHERE kind = ?", (kind,)).fetchone()
+            return self.document_of(connection, kind)
+
+    def document_of(self, connection: sqlite3.Connection, kind: str) -> Document | None:
+        """Give it as a transaction sees it."""
+        row = connection.execute("SELECT body, etag FROM document WHERE kind = ?", (kind,)).fetchone()
         return None if row is None else Document(json.loads(_sound(*row)), row[1])
 
     def put(self, kind: str, body: Any, *, who: str, why: str = "", if_match: str | None = None) -> Document:
@@ -198,15 +206,22 @@ class Store:
         row = connection.execute("SELECT etag FROM service").fetchone()
         _match(if_match, row[0] if row else "")
 
-    def set_fence(self, connection: sqlite3.Connection, epoch: int, who: str, why: str) -> None:
-        """Refuse every later write; the latest epoch of all fences counts."""
+    def set_fence(self, connection: sqlite3.Connection, epoch: int, who: str, why: str, to: str = "") -> None:
+        """Refuse every later write; the latest epoch of all fences counts. to: the location that it is given to, "" = not by this store"""
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('fenced', ?)", (str(max(epoch, self.fence_of(connection) or 0)),))
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('handed over', ?)", (to,))
         remember(connection, self.clock(), who, f"fence by epoch {epoch}", why, "", "", "")
 
     def lift_fence(self, connection: sqlite3.Connection, who: str, why: str) -> None:
         """Take writes again."""
         if connection.execute("DELETE FROM meta WHERE key = 'fenced'").rowcount:
+            connection.execute("DELETE FROM meta WHERE key = 'handed over'")
             remember(connection, self.clock(), who, "unfence", why, "", "", "")
+
+    def handed_to(self, connection: sqlite3.Connection, location: str) -> int | None:
+        """Give the epoch that this store has given to a location, None unless it was that one, and nobody has taken over since."""
+        row = connection.execute("SELECT 1 FROM meta WHERE key = 'handed over' AND value = ?", (location,)).fetchone()
+        return None if row is None else self.fence_of(connection)
 
     def fence_of(self, connection: sqlite3.Connection) -> int | None:
         """Give the epoch of the primary that has taken over, None while this one is it."""

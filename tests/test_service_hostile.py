@@ -1,0 +1,112 @@
+"""What must not happen to a primary, whoever wishes it ill: epochs of two primaries, rotations that go back, changes that are lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planes import FAST, Place, done, living, running
+from service_worlds import contoso
+from service_worlds import running as state_of
+from syncing import in_virtual_time
+
+from lbcore.errors import ServiceError
+from lbcore.service.backup import backup, restore
+from lbcore.service.plane import TRAFFIC_MANAGER, Plane
+from lbcore.service.promotion import hand_over
+from lbcore.service.rotation_document import Rotation
+from lbcore.service.store import Store
+
+# ===== two primaries
+
+
+def test_an_epoch_is_given_to_one_location_alone(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        store.save(state_of(contoso("West Europe", "East Asia")), who="ann", what="save")
+        assert hand_over(store, "westeurope", who="ann") == hand_over(store, "West Europe", who="ann") == 2
+        with pytest.raises(ServiceError, match="Fenced"):
+            hand_over(store, "eastasia", who="ann")
+        store.unfence(who="ann")
+        assert hand_over(store, "eastasia", who="ann") == 2, "it was taken back before"
+
+
+def test_the_epoch_of_whoever_has_taken_over_is_handed_to_nobody(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        store.save(state_of(contoso("West Europe")), who="ann", what="save")
+        store.fence(17, who="standby", why="another one is the primary")
+        with pytest.raises(ServiceError, match="Fenced"):
+            hand_over(store, "westeurope", who="ann")
+
+
+# ===== rotations
+
+
+def test_a_restore_in_the_middle_of_a_look_gives_no_number_that_is_taken_back(tmp_path: Path) -> None:
+    async def work(place: Place, plane: Plane) -> None:
+        store = place.store
+        backup(store, tmp_path / "one.zip")
+        for ttl in range(10, 20):
+            await plane.set_traffic_manager({"properties": {"dnsConfig": {"ttl": ttl}}}, who="ann", if_match="*")
+        before, told = store.document_of, list[Rotation]()
+
+        def interrupted(*given: Any) -> Any:
+            found = before(*given)
+            if len(told) == 0 and given[-1] == TRAFFIC_MANAGER:
+                told.append(now(plane))
+                with Store(store.database.path, clock=store.clock) as other:
+                    restore(other, tmp_path / "one.zip", name="contoso", tier="Premium", who="bob")
+            return found
+
+        store.document_of = interrupted  # type: ignore[method-assign]
+        for _ in range(3):
+            plane._marks = None
+            await plane.refresh()
+            told.append(now(plane))
+        assert told[0].number.epoch < told[-1].number.epoch
+        assert [one.number for one in told] == sorted(one.number for one in told)
+
+    living(work, tmp_path)
+
+
+def now(plane: Plane) -> Rotation:
+    rotation = plane.rotation()
+    assert rotation is not None
+    return rotation
+
+
+def test_what_once_failed_to_become_a_rotation_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        place = Place(tmp_path)
+        async with running(place) as plane:
+            await done(plane)
+            turn, before = plane._turn, now(plane).number
+            monkeypatch.setattr(plane, "_turn", lambda known: (_ for _ in ()).throw(ValueError("once")))
+            with pytest.raises(ValueError, match="once"):
+                await plane.set_traffic_manager({"properties": {"dnsConfig": {"ttl": 7}}}, who="ann", if_match="*")
+            monkeypatch.setattr(plane, "_turn", turn)
+            await plane.refresh()
+            assert now(plane).number > before
+
+    in_virtual_time(main())
+
+
+# ===== the profile
+
+
+def test_of_two_changes_of_the_profile_at_once_none_is_lost(tmp_path: Path) -> None:
+    async def work(place: Place, plane: Plane) -> None:
+        put = place.store.put
+
+        def late(kind: str, body: Any, **options: Any) -> Any:
+            if options["who"] == "ann":  # bob is faster
+                text = {"properties": FAST["properties"] | {"dnsConfig": {"ttl": 9}}}
+                put(kind, text, who="bob")
+            return put(kind, body, **options)
+
+        place.store.put = late  # type: ignore[method-assign]
+        with pytest.raises(ServiceError, match="PreconditionFailed"):
+            await plane.set_traffic_manager({"properties": {"monitorConfig": {"intervalInSeconds": 2}}}, who="ann", if_match="*")
+        assert (await plane.traffic_manager())[0]["properties"]["dnsConfig"]["ttl"] == 9
+
+    living(work, tmp_path)
