@@ -9,6 +9,8 @@ import markup
 import pytest
 from portaling import Service, Shared, added, field, operator, play, profile, rows, sent, sharing
 
+from lbcore.service.traffic_manager import read
+
 shared = pytest.fixture(scope="module")(sharing)
 
 
@@ -187,3 +189,30 @@ def test_what_is_wrong_stands_at_its_field_with_what_was_typed(shared: Shared) -
                 assert (await visitor.post("/portal/traffic-manager/timing", fields | {field_: nonsense})).status_code == 400
 
     shared(story)
+
+
+@pytest.mark.parametrize("name", ["af-south-1", "asia-northeast1", "japaneast"])
+def test_every_place_that_is_offered_can_be_added(tmp_path: Path, name: str) -> None:
+    """Names for people are no names of regions: "Africa (Cape Town)" is af-south-1."""
+
+    async def story(made: Service) -> None:
+        visitor = await operator(made)
+        fields, there = await rows(visitor)
+        assert f'<option value="{name}"' in (await visitor.get("/portal/scale-and-pricing")).text
+        wanted = sent(fields, [*there, added(name)])
+        shown = await visitor.post("/portal/plan", wanted)
+        assert shown.status_code == 200, shown.text
+        assert (await visitor.post("/portal/save", wanted | {"digest": field(shown.text, "digest")})).status_code == 202
+        await made.settled()
+        fields, there = await rows(visitor)
+        again = await visitor.post("/portal/plan", sent(fields, there))  # as it came back
+        assert "nothing to do" in again.text
+        rotation = made.plane.rotation()
+        assert rotation is not None
+        known = rotation.as_service()
+        assert known is not None
+        assert [each.name for each in known.locations] == ["westus2", name]
+        assert [place.name for place in rotation.regions] == ["westus2", name]
+        read(rotation.traffic_manager, known)
+
+    play(tmp_path, story)

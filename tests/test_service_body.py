@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from service_worlds import contoso, running, services, subnet
 
 from lbcore.errors import ServiceError
+from lbcore.region import catalogue
 from lbcore.service.body import accepted, as_body, from_body, patched, rows
 from lbcore.service.codes import STATUS
 from lbcore.service.facts import Facts
 from lbcore.service.model import Service, ServiceState, location
 from lbcore.service.plan import plan
 from lbcore.service.progress import failed
+from lbcore.service.rules import validate
+from lbcore.service.traffic_manager import read
 
 REGIONS = "properties.additionalLocations"
 
@@ -249,3 +252,15 @@ def test_another_tier_is_judged_by_what_it_forbids_not_by_the_rows_that_were_rea
     with pytest.raises(ServiceError) as found:
         accepted(patched(as_body(state), {"sku": {"name": "Standard"}}), "contoso", state)
     assert [each.code for each in found.value.details or (found.value,)] == ["LocationsPresent"]
+
+
+@pytest.mark.parametrize("provider", ["azure", "aws", "gcp"])
+def test_every_known_region_is_read_back_as_it_is_shown(provider: str) -> None:
+    """Names for people are not always regions' names: "Africa (Cape Town)" is af-south-1 (V27)."""
+    names = [one.name for one in catalogue().values() if one.provider == provider and one.name != "westus2"]
+    assert len(names) > 20
+    service = contoso(*names)
+    assert [*validate(service, None, Facts())] == []
+    state = ServiceState(service=service)
+    assert accepted(as_body(state), "contoso", state, Facts()) == service
+    read({}, service)

@@ -70,7 +70,7 @@ def rows(state: ServiceState) -> list[Body]:
 
 
 def _settings(each: Location, service: Service) -> Body:
-    body: Body = {"location": each.display_name, "sku": {"name": service.tier, "capacity": each.units}, "zones": [*each.zones]}
+    body: Body = {"location": each.spelling, "sku": {"name": service.tier, "capacity": each.units}, "zones": [*each.zones]}
     body["disableGateway"] = each.disable_gateway
     body["virtualNetworkConfiguration"] = _given(subnetResourceId=each.subnet and each.subnet.text, location=each.subnet_location) or None
     body["publicIpAddressId"] = each.public_ip and each.public_ip.text

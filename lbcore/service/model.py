@@ -119,6 +119,11 @@ class Location:
     lon: float | None = None
     gateway: str = ""
 
+    @property
+    def spelling(self) -> str:
+        """Give the name for people where that leads back to this region: "West US 2", but af-south-1, not "Africa (Cape Town)"."""
+        return self.display_name if canonical(self.display_name) == self.name else self.name
+
 
 def location(name: str, **settings: object) -> Location:
     """Give a Location by its name in any spelling; settings as Location has them."""

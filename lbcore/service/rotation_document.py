@@ -85,7 +85,7 @@ class Rotation:
 
     def as_service(self) -> Service | None:
         """Give a service of exactly these regions, for those who read `traffic_manager`; None when nothing is listed."""
-        places = [location(one.display_name, lat=one.lat, lon=one.lon) for one in self.regions]
+        places = [location(one.name, lat=one.lat, lon=one.lon) for one in self.regions]
         return Service(name=self.service, domain=self.domain, primary=places[0], additional_locations=tuple(places[1:])) if places else None
 
 

@@ -81,7 +81,7 @@ def _place(wanted: Service, each: Location) -> Iterator[Violation]:
     if each.name not in catalogue() and not (placed and _matches(REGION_NAME, each.name)):
         why = "a name of letters, digits and hyphens" if placed else "a known region, or its coordinates in geo"
         yield Violation("LocationNotAvailable", f"expected {why}, got {shown(each.display_name)}{_near(each.name, catalogue())}", target)
-    elif not each.display_name.isascii() or len(each.display_name) > 2 * MAX_LABEL:
+    elif each.name not in catalogue() and (not each.display_name.isascii() or len(each.display_name) > 2 * MAX_LABEL):
         yield Violation("LocationNotAvailable", f"expected plain letters, digits and hyphens, got {shown(each.display_name)}", target)
     elif _matches(SERVICE_NAME, wanted.name) and len(wanted.regional_label(each.name)) > MAX_LABEL:
         message = f"{wanted.regional_label(each.name)} would be a host name's part of over {MAX_LABEL} letters: shorten the service's name"

@@ -175,7 +175,7 @@ def _subnet(value: Any) -> Any:
 
 
 def _document(table: Mapping[str, Any], service: Service) -> Body:
-    regions = [{"name": each.display_name, **_place(each.lat, each.lon)} for each in service.locations]
+    regions = [{"name": each.name, **_place(each.lat, each.lon)} for each in service.locations]
     return {"service": {"name": service.name, "primary": regions[0], "regions": regions[1:]}, "traffic_manager": dict(table)}
 
 

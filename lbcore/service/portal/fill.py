@@ -71,7 +71,7 @@ def _row(state: model.ServiceState, each: model.Location, status: str, *, leavin
     known, runs = catalogue().get(each.name), state.of(each.name)
     return views.LocationRow(
         draft=Draft(
-            each.display_name, "draft-delete" if leaving else "kept", each.units, each.zones, each.disable_gateway,
+            each.spelling, "draft-delete" if leaving else "kept", each.units, each.zones, each.disable_gateway,
             each.subnet.text if each.subnet else "", each.public_ip.text if each.public_ip else "", _carried(each),
         ),
         display_name=each.display_name, primary=each.name == state.service.primary.name, leaving=leaving,
