@@ -159,7 +159,11 @@ class Supervisor:
             settings = await asyncio.to_thread(settings_of, self._settings, rotation)
             for each in (self._current, *self._leaving):
                 each.switch(settings)
-            how = await self._replace(settings)
+            try:
+                how = await self._replace(settings)
+            except LbcoreError:  # it will not be used; any other error may be gone at the next look
+                self._current.switch(self._current.settings)
+                raise
         took = round(time.monotonic() - began, 3)
         self._tell("rotation", rotation=str(rotation.number), how=how, seconds=took, serving=self._current.pids)
 
