@@ -37,10 +37,9 @@ class Learned:
     def of(cls, lb: Balancer, streaks: Mapping[str, Streak] | None = None) -> Self:
         """Take it from a Balancer, and what its Prober knows."""
         slots = {region.name: lb.slot(region) for region in lb.regions}
-        out = [name for name in slots if lb.table.tier(slots[name]) in (2, 3)]  # also of those that the operator took out
         holds = {name: hold for name, slot in slots.items() if (hold := lb.guard.hold(slot)) is not None}
         counted = {name: streak for name, streak in (streaks or {}).items() if name in slots and lb.table.tier(slots[name]) != 2}
-        return cls(_state(lb), {name: lb.guard.cause(slots[name]) for name in out}, holds, counted)
+        return cls(_state(lb), _out(lb), holds, counted)
 
     def give(self, lb: Balancer) -> None:
         """Let another Balancer go on from it; what cannot be used is learned anew."""
@@ -52,15 +51,15 @@ class Learned:
         except (OSError, ValueError) as error:
             logger.warning("what the last process learned cannot be used: %s", error)
         names = {region.name for region in lb.regions}
-        for name, cause in self.down.items():
-            for _ in range(MOST_REPORTS if name in names else 0):
-                if lb.table.tier(lb.slot(name)):
-                    break
-                lb.report(name, False, cause=cause if cause in CAUSES else None, source="probe")
+        _put_down(lb, self.down)
         for name in self.holds.keys() & names:
             lb.guard.set_hold(lb.slot(name), self.holds[name])
         for name in self.streaks.keys() & names:
             self._repeat(lb, name, self.streaks[name])
+
+    def catch_up(self, before: Balancer, lb: Balancer) -> None:
+        """Tell the other Balancer which regions went down since this was taken from the one before."""
+        _put_down(lb, {name: cause for name, cause in _out(before).items() if name not in self.down})
 
     def _repeat(self, lb: Balancer, name: str, streak: Streak) -> None:
         """Have the detector count on from where the last one was: successes of a region that is down, failures of one that is up."""
@@ -69,6 +68,21 @@ class Learned:
             lb.report(name, True, source="probe")
         for _ in range(min(streak.times, MOST_REPORTS) if down == streak.ok else 0):
             lb.report(name, streak.ok, cause=streak.cause if streak.cause in CAUSES else None, source="probe")
+
+
+def _out(lb: Balancer) -> dict[str, str]:
+    """Give the regions that are down or ejected, also of those that the operator took out, and why."""
+    slots = {region.name: lb.slot(region) for region in lb.regions}
+    return {name: lb.guard.cause(slot) for name, slot in slots.items() if lb.table.tier(slot) in (2, 3)}
+
+
+def _put_down(lb: Balancer, down: Mapping[str, str]) -> None:
+    names = {region.name for region in lb.regions}
+    for name, cause in down.items():
+        for _ in range(MOST_REPORTS if name in names else 0):
+            if lb.table.tier(lb.slot(name)):
+                break
+            lb.report(name, False, cause=cause if cause in CAUSES else None, source="probe")
 
 
 def _state(lb: Balancer) -> bytes:

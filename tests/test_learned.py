@@ -82,6 +82,22 @@ def test_regions_may_stand_elsewhere_and_those_that_are_gone_are_forgotten() -> 
     assert world.renew([REGIONS[0]]) == []
 
 
+def test_what_goes_down_while_the_other_one_is_made_is_down_there_and_what_came_back_stays() -> None:
+    world = World()
+    for ok in (True, False, False, False):
+        world.probe(ok)
+        world.probe(True, "southeastasia")
+    learned, before, made = Learned.of(world.lb, world.streaks), world.lb, world.made()
+    learned.give(made)
+    for _ in range(2):
+        world.now += 1
+        made.report("eastus", True, source="probe")
+    for _ in range(3):
+        world.probe(False, "southeastasia")
+    learned.catch_up(before, made)
+    assert [made.status(name) for name in ("eastus", "southeastasia", "westeurope")] == ["up", "down", "up"]
+
+
 def test_what_the_operator_took_out_is_known_to_be_down_when_it_is_back() -> None:
     world = World()
     for ok in (True, False, False, False):

@@ -191,6 +191,37 @@ async def test_the_latest_is_used_and_a_hint_is_enough(folder: Path) -> None:
 
 
 @virtual
+async def test_of_rotations_that_follow_one_another_the_last_is_used(folder: Path) -> None:
+    """What takes new workers waits half a second for more, but not for ever; what can be done at once is done at once."""
+    rotations, soon = Rotations(offer(body((1, 1)))), list[tuple[float, str]]()
+    clock = loop_of_now().time
+
+    async def at_once(found: Rotation) -> bool:
+        soon.append((clock(), str(found.number)))
+        return not found.regions[0].draining
+
+    async with World(rotations, folder, soon=at_once) as world:
+        await asyncio.sleep(5)
+        assert world.used == ["1.1"]
+        began = clock()
+        for number in range(2, 8):
+            rotations.publish(offer(body((1, number))))
+            await asyncio.sleep(0.3)
+        await asyncio.sleep(2)
+        assert world.used[-1] == "1.7" and len(world.used) <= 4 and soon[1][0] == began
+        rotations.publish(offer(body((1, 8), region(draining=True))))
+        await asyncio.sleep(2.1)
+        assert world.used[-1] == "1.8"
+        await asyncio.sleep(2)
+        rotations.publish(offer(body((1, 9))))
+        await asyncio.sleep(0.1)
+        rotations.publish(offer(b"nonsense", (1, 10)))
+        await asyncio.sleep(5)
+        assert world.used[-1] == "1.9" and world.follower.refused
+    assert [str(found.number) for found in kept_rotations(folder).read()][0] == "1.9"
+
+
+@virtual
 async def test_an_outage_changes_nothing_but_the_state(folder: Path) -> None:
     rotations = Rotations(offer(body((1, 1))))
     for mode in ("refuse", "hang"):

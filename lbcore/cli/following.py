@@ -40,8 +40,11 @@ T = TypeVar("T")
 class Node(Serving, Protocol):
     """What follows: the supervisor. `revision` and `update` are its gateway's."""
 
+    async def switch(self, rotation: Rotation) -> bool:
+        """Do at once what can be, and say whether the rest takes new workers; ConfigError for a rotation that cannot be served by."""
+
     async def rotate(self, rotation: Rotation) -> None:
-        """Serve by a rotation; ConfigError for one that cannot be."""
+        """Serve by a rotation; errors as `switch`."""
 
     async def look(self) -> Mapping[str, Any]:
         """Give the body of a report."""
@@ -117,7 +120,7 @@ class Edge:
         if not made and not broken and self.configuration is not None:
             made.append(await begin(None))
         await self._wait(made, broken)
-        self.rotation.use = self._rotate
+        self.rotation.use, self.rotation.soon = self._rotate, self._node.switch
         return made[0]
 
     async def _start_by(self, kept: list[Rotation], use: Callable[[Rotation], Awaitable[None]]) -> None:

@@ -150,15 +150,24 @@ class Supervisor:
 
         return await self._begin(await asyncio.to_thread(settings_of, self._settings, rotation), {})
 
-    async def rotate(self, rotation: Rotation) -> None:
-        """Serve by a rotation: switches of regions are bits that change at once, all else takes new workers. Errors as `_begin`."""
+    async def switch(self, rotation: Rotation) -> bool:
+        """Switch regions as a rotation says, bits that change at once; says whether it differs in more, which takes new workers."""
+        async with self._reloading:
+            return not self._same_workers(await self._switched(rotation))
+
+    async def _switched(self, rotation: Rotation) -> Settings:
         from lbcore.service.edge import settings_of
 
+        settings = await asyncio.to_thread(settings_of, self._settings, rotation)
+        for each in (self._current, *self._leaving):
+            each.switch(settings)
+        return settings
+
+    async def rotate(self, rotation: Rotation) -> None:
+        """Serve by a rotation; errors as `_begin`."""
         async with self._reloading:
             began = time.monotonic()
-            settings = await asyncio.to_thread(settings_of, self._settings, rotation)
-            for each in (self._current, *self._leaving):
-                each.switch(settings)
+            settings = await self._switched(rotation)
             try:
                 how = await self._replace(settings)
             except LbcoreError:  # it will not be used; any other error may be gone at the next look
@@ -169,15 +178,18 @@ class Supervisor:
 
     async def _replace(self, settings: Settings) -> str:
         """Serve by other settings, in the running workers where these differ in switches alone; says how."""
-        from lbcore.service.edge import apart_from_switches
-
-        before = self._current
-        shut = [_own_region_shut(each) for each in (before.settings, settings)] if "gateway" in before.crews else [False] * 2
-        if apart_from_switches(settings) == apart_from_switches(before.settings) and shut[0] == shut[1]:
-            before.settings = settings
+        if self._same_workers(settings):
+            self._current.settings = settings
             return "in the running workers"
         await self._renew(settings)
         return "with new workers"
+
+    def _same_workers(self, settings: Settings) -> bool:
+        from lbcore.service.edge import apart_from_switches
+
+        before = self._current.settings
+        shut = [_own_region_shut(each) for each in (before, settings)] if "gateway" in self._current.crews else [False] * 2
+        return apart_from_switches(settings) == apart_from_switches(before) and shut[0] == shut[1]
 
     @property
     def revision(self) -> Revision | None:
@@ -415,7 +427,9 @@ class Supervisor:
         """Serve by other settings with new workers, which go on from what was learned; the old ones answer what they have."""
         before = self._current
         learned = await before.learned()
-        self._current = await self._begin(settings, before.crews, learned)
+        made = await self._begin(settings, before.crews, learned)
+        learned.catch_up(before.lb, made.lb)
+        self._current = made
         self._leaving.add(before)
         await self._current.accept()
         left = asyncio.create_task(before.leave())

@@ -41,11 +41,13 @@ __all__ = ["Follower", "Reporter", "apart_from_switches", "kept_rotations", "rea
 
 logger = logging.getLogger(__name__)
 
+WAIT, MOST_WAITS = 0.5, 5  # seconds for a further rotation, and how often
 REPORT_EVERY = 2.0  # seconds
 MOST_REPORT = 1_000_000  # bytes
 LOCAL = ("ca", "client_certificate", "anchors", "max_concurrency")  # of the monitor: files and limits of the node's own
 
 Use = Callable[[Rotation], Awaitable[object]]
+Soon = Callable[[Rotation], Awaitable[bool]]
 
 
 # ===== settings
@@ -168,14 +170,19 @@ class Follower(Pulling):
     """Keep an edge at its primary's latest rotation. source: such as Remote; options as Pulling
 
     use: takes each up, or raises ConfigError for one that cannot be used, which is not asked for again; kept: None = nothing is kept
+    soon: does at once what can be, and says whether the rest takes so long that further ones are waited for: a Save of several
+        regions lists one after the other; None = nothing can be
     Kinds of events: RotationApplied, RotationRolledBack (to a later epoch), RotationRefused.
     A rotation that cannot be kept is used still, for a region that was taken out must get nobody: `unkept` says why.
     """
 
     KIND = "Rotation"
+    ORDINARY = frozenset({"empty"})  # a new primary lists its first region once that serves
 
-    def __init__(self, source: Source, use: Use, kept: KeptDocuments[Rotation] | None = None, **options: Any) -> None:
-        self.use, self._kept = use, kept
+    def __init__(
+        self, source: Source, use: Use, kept: KeptDocuments[Rotation] | None = None, soon: Soon | None = None, **options: Any
+    ) -> None:  # fmt: skip
+        self.use, self.soon, self._kept = use, soon, kept
         self.rotation: Rotation | None = None
         self.unkept = ""
         super().__init__(source, **options)
@@ -185,12 +192,31 @@ class Follower(Pulling):
         """Give the tag of the rotation in use."""
         return read_tags(self.rotation.tag)[0] if self.rotation is not None else None
 
-    async def take_up(self, tag: Tag, body: bytes) -> None:
-        """Use a rotation, and keep it."""
+    async def take_up(self, tag: Tag, body: bytes) -> Tag:
+        """Use a rotation, or the last of those that follow it shortly, and keep it."""
         rotation = await asyncio.to_thread(_checked, tag, body)
+        for _ in range(MOST_WAITS):
+            if self.soon is None or not await self.soon(rotation):
+                break
+            await asyncio.sleep(WAIT)
+            if (later := await self._later(tag)) is None:
+                break
+            tag, rotation = later
         await self.use(rotation)
         self.rotation = rotation
         await self.keep()
+        return tag
+
+    async def _later(self, tag: Tag) -> tuple[Tag, Rotation] | None:
+        """Give a later rotation than this, None when there is none that is sound: the next look tells what is wrong with it."""
+        try:
+            async with asyncio.timeout(WAIT):
+                latest = await self.source.latest([tag])
+            if latest is None or latest.body is None or latest.tag.number <= tag.number:
+                return None
+            return latest.tag, await asyncio.to_thread(_checked, latest.tag, latest.body)
+        except (SourceUnreachableError, SourceRefusedError, ServiceError, OSError, TimeoutError):
+            return None
 
     async def keep(self) -> None:
         """Keep the rotation in use; what is in the way is logged when it is news."""

@@ -85,6 +85,7 @@ class Pulling(ABC):
     """
 
     KIND: ClassVar[str]
+    ORDINARY: ClassVar[frozenset[str]] = frozenset()  # reasons to refuse that are no trouble as long as nothing is in use
 
     def __init__(
         self, source: Source, *, region: str = "", interval: float = 10.0, timeout: float = 10.0,
@@ -113,8 +114,8 @@ class Pulling(ABC):
         """Give the tag of the revision in use."""
 
     @abstractmethod
-    async def take_up(self, tag: Tag, body: bytes) -> None:
-        """Come to serve by a revision that is newer than the one in use.
+    async def take_up(self, tag: Tag, body: bytes) -> Tag:
+        """Come to serve by a revision that is newer than the one in use, or by a later one still; gives which.
 
         Raises SourceRefusedError for what is not what its tag says, ConfigError for what no second look would change.
         """
@@ -234,7 +235,7 @@ class Pulling(ABC):
         self._applying = not self.refused  # what is refused again and again is no news each time
         self._settle()
         try:
-            await self.take_up(latest.tag, body)
+            tag = await self.take_up(latest.tag, body)
         except StaleRevisionError as error:
             raise SourceRefusedError("stale", str(error)) from error
         except ConfigError as error:  # nothing that a second look would change
@@ -244,12 +245,12 @@ class Pulling(ABC):
             self._applying = False
         self.counters["applied"] += 1
         self._unusable = None
-        logger.info("%s serves revision %s", self.region, latest.tag.number)
-        self._tell(f"{self.KIND}Applied", revision=str(latest.tag.number), sha256=latest.tag.sha256)
-        if held is not None and held.number.epoch < latest.tag.number.epoch:
+        logger.info("%s serves revision %s", self.region, tag.number)
+        self._tell(f"{self.KIND}Applied", revision=str(tag.number), sha256=tag.sha256)
+        if held is not None and held.number.epoch < tag.number.epoch:
             lost = [*map(str, latest.lost)]
-            logger.warning("%s: %s has given way to %s, a later epoch; lost: %s", self.region, held.number, latest.tag.number, lost)
-            self._tell(f"{self.KIND}RolledBack", held=str(held.number), to=str(latest.tag.number), lost=lost)
+            logger.warning("%s: %s has given way to %s, a later epoch; lost: %s", self.region, held.number, tag.number, lost)
+            self._tell(f"{self.KIND}RolledBack", held=str(held.number), to=str(tag.number), lost=lost)
 
     # ---- say what becomes of it
 
@@ -264,7 +265,9 @@ class Pulling(ABC):
         said, message = self.refused, message[:ERRORS]
         self._unreachable, self.refused, self.error = False, message, message
         if message != said:
-            logger.error("%s: what the source offers is refused (%s): %s", self.region, reason, message)
+            ordinary = reason in self.ORDINARY and self.held is None
+            level = logging.INFO if ordinary else logging.ERROR
+            logger.log(level, "%s: what the source offers is refused (%s): %s", self.region, reason, message)
             self._tell(f"{self.KIND}Refused", reason=reason, message=message)
 
     def _settle(self) -> State:
@@ -304,10 +307,11 @@ class Sync(Pulling):
         """Give what the source is told with every look."""
         return Report(self.region, self.state, self.held, round(self.lag, 3), self.refused)
 
-    async def take_up(self, tag: Tag, body: bytes) -> None:
+    async def take_up(self, tag: Tag, body: bytes) -> Tag:
         """Serve by a configuration."""
         configuration = await asyncio.to_thread(_checked, tag, body)
         await self.gateway.update(configuration)
+        return tag
 
 
 def _stale(offered: Tag, held: Tag) -> str:
