@@ -180,8 +180,11 @@ def test_however_it_is_ended_nothing_is_left(options: list[str], number: signal.
     env = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen([*DEMO, *options], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stdout
-        while "by one Save" not in (line := demo.stdout.readline()):
-            assert line or demo.poll() is None
+        assert demo.stderr
+        said = []
+        while not said or "by one Save" not in said[-1]:
+            said.append(demo.stdout.readline())
+            assert said[-1], [*said, demo.stderr.read()]
         assert left(tmp_path)
         demo.send_signal(number)
         _, errors = demo.communicate(timeout=40)

@@ -22,7 +22,7 @@ from lbcore.demo.world import NotStartedError, World
 __all__ = ["KILLED", "PROMISE", "REMOVED", "BrokenError", "Chapter", "Story"]
 
 KILLED, REMOVED = "westeurope", "australiaeast"
-WITHIN = 60.0  # seconds, until what happens within a few on a machine that has nothing else to do is not believed in any more
+WITHIN = 120.0  # seconds, until what happens within a few on a machine that has nothing else to do is not believed in any more
 PAUSE = 1.5
 PROMISE = "italic"  # how a promise is to look
 UNDER_WAY = 0.5  # seconds that a call to anywhere takes

@@ -37,7 +37,7 @@ __all__ = ["API", "DOMAIN", "SERVICE", "Node", "NotStartedError", "World"]
 
 SERVICE, DOMAIN = "contoso", "example.test"
 API = "/orders"
-START = 30.0  # seconds in which a process must be ready
+START = 120.0  # seconds in which a process must be ready, on a machine that is busy with other things
 USUAL = {"management": 9180, "http": 8080, "dns": 5353, "metrics": 9190}
 _STATUS = re.compile(r'^lbcore_region_status\{region="([^"]+)",status="([^"]+)"\} 1(?:\.0)?$', re.MULTILINE)
 
