@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -75,6 +76,10 @@ class Operator:
         names = self.tab.locator("#locations-table tbody .shown-name")
         return [text.strip() for text in await names.all_inner_texts()]
 
+    async def shot(self, name: str) -> None:
+        if "LBCORE_SHOTS" in os.environ:
+            await self.tab.screenshot(path=self._folder / f"{name}.png", full_page=True)
+
     async def looks(self, name: str) -> None:
         """Take pictures, see that nothing is wider than the screen, and that axe finds nothing."""
         axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe()
@@ -83,8 +88,7 @@ class Operator:
             assert await self.tab.evaluate("document.documentElement.scrollWidth") <= width, name
             for scheme in ("light", "dark"):
                 await self.tab.emulate_media(color_scheme=scheme)
-                if "LBCORE_SHOTS" in os.environ:
-                    await self.tab.screenshot(path=self._folder / f"{name}-{width}-{scheme}.png", full_page=True)
+                await self.shot(f"{name}-{width}-{scheme}")
             found = (await axe.run(self.tab, options=RULES)).response["violations"]
             assert [(name, one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found] == []
         await self.tab.set_viewport_size({"width": 1440, "height": 900})
@@ -147,6 +151,10 @@ async def path(lab: Lab, ana: Operator, wall: Operator) -> None:
 
     # two more, by one Save
     await ana.add("westeurope")
+    await ana.click("+ Add region")
+    await ana.tab.get_by_label("Location", exact=True).select_option("eastasia")
+    await ana.looks("editor")
+    await ana.click("Cancel")
     await ana.add("eastasia", 2)
     await ana.looks("drafts")
     assert await lab.dns(EUROPE) == (home,)  # drafts are the page's own (R12)
@@ -154,6 +162,7 @@ async def path(lab: Lab, ana: Operator, wall: Operator) -> None:
     await ana.tab.wait_for_selector("#plan-heading >> text=2 to add")
     await ana.looks("plan")
     await ana.deploy()
+    await ana.shot("progress-1440-light")
     await ana.tab.wait_for_selector("#deployment >> text=Succeeded")
     await ana.tab.wait_for_selector("#locations-form:not([inert])")
     assert await ana.rows() == ["West US 2", "West Europe", "East Asia"]
@@ -163,6 +172,7 @@ async def path(lab: Lab, ana: Operator, wall: Operator) -> None:
     (europe,), (asia,) = addresses["westeurope"], addresses["eastasia"]
     await until(lambda: _is(lab.dns(EUROPE), (europe,)), "Europe is sent to West Europe")
     await until(lambda: _is(lab.dns(ASIA), (asia,)), "Japan is sent to East Asia")
+    await until(lambda: dig(lab, ASIA) in ([asia], []), "dig says the same")  # old and new workers may answer for a moment
     await ana.looks("deployed")
 
     # what else there is
@@ -186,6 +196,7 @@ async def path(lab: Lab, ana: Operator, wall: Operator) -> None:
     assert await ana.rows() == ["West US 2", "West Europe"]
     await left(wall.tab, "#map .site", 2)
     await until(lambda: _is_not(lab.dns(ASIA), asia), "East Asia is out of DNS")
+    await until(lambda: asia not in dig(lab, ASIA), "dig finds it no more")
     assert lab.process("eastasia") is None
 
     # the primary dies
@@ -233,6 +244,16 @@ async def pages(ana: Operator) -> None:
     await ana.tab.goto("/portal/nowhere")
     await ana.looks("failure")
     ana.errors.clear()
+
+
+def dig(lab: Lab, subnet: str) -> list[str]:
+    """Ask as operators do; where there is no dig, nothing is found."""
+    program = shutil.which("dig")
+    if program is None:
+        return []
+    port = str(lab.ports["edge"][1])
+    asked = [program, f"@{lab.host}", "-p", port, "contoso.test", "A", "+short", f"+subnet={subnet}", "+time=5"]
+    return subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout.split()
 
 
 async def _is(answer: Awaitable[Any], wanted: Any) -> bool:

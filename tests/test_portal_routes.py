@@ -11,8 +11,9 @@ import pytest
 from portaling import Service, Shared, Visitor, field, operator, play, sharing
 
 from lbcore.errors import ServiceError
+from lbcore.service.api import application
 from lbcore.service.portal import HEADERS
-from lbcore.service.portal.routes import Portal
+from lbcore.service.portal.routes import mount
 
 PAGES = ("/portal/", "/portal/scale-and-pricing", "/portal/locations", "/portal/explain", "/portal/traffic-manager", "/developer")
 POSTS = ("/portal/plan", "/portal/save", "/portal/operations/x/cancel", "/portal/traffic-manager", "/portal/traffic-manager/timing")
@@ -141,8 +142,21 @@ def test_the_cookie_is_one_that_no_script_and_no_other_site_gets(shared: Shared)
         assert {"HttpOnly", "SameSite=strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
         assert "secure" not in cookie.lower()  # there is no TLS
         assert made.tokens["operator"] not in str(answer.headers)
-        with_tls = Portal(made.plane, made.portal.tokens, secure=True)
-        assert with_tls._cookie.startswith("__Host-")
+
+    shared(story)
+
+
+def test_with_tls_cookies_never_travel_without(shared: Shared) -> None:
+    async def story(made: Service) -> None:
+        app = application(made.plane, made.portal.tokens, allowed=None)
+        mount(app, made.plane, made.portal.tokens, secure=True)
+        visitor = Visitor(app, "https://contoso.test")
+        answer = await visitor.sign_in(made.tokens["operator"])
+        cookies = answer.headers.get_list("set-cookie")
+        assert all("Secure" in cookie and cookie.startswith("__Host-") and "Path=/" in cookie for cookie in cookies)
+        assert (await visitor.get("/portal/")).status_code == 200
+        assert (await Visitor(app, "http://contoso.test").get("/portal/")).status_code == 303
+        assert "max-age" in (await visitor.get("/portal/")).headers["strict-transport-security"]
 
     shared(story)
 

@@ -93,7 +93,7 @@ def test_a_form_must_carry_the_token_of_its_session(sessions: Sessions) -> None:
     [
         ({}, True), ({"origin": "http://127.0.0.1:9180"}, True), ({"sec-fetch-site": "same-origin"}, True),
         ({"origin": "http://127.0.0.1:9180", "sec-fetch-site": "same-origin"}, True),
-        ({"origin": "null"}, False), ({"origin": "http://127.0.0.1:8080"}, False), ({"origin": "https://127.0.0.1:9180"}, False),
+        ({"origin": "null"}, False), ({"origin": "http://127.0.0.1:8080"}, False), ({"origin": "https://127.0.0.1:9180"}, True),
         ({"origin": "http://127.0.0.1:9180.evil.test"}, False), ({"origin": ""}, False), ({"sec-fetch-site": "cross-site"}, False),
         ({"sec-fetch-site": "same-site"}, False), ({"sec-fetch-site": "none"}, False),
         ({"origin": "http://127.0.0.1:9180", "sec-fetch-site": "cross-site"}, False),
@@ -101,3 +101,9 @@ def test_a_form_must_carry_the_token_of_its_session(sessions: Sessions) -> None:
 )  # fmt: skip
 def test_which_requests_come_from_here(headers: dict[str, str], ours: bool) -> None:
     assert from_here({"host": "127.0.0.1:9180"} | headers, "http") is ours
+
+
+def test_what_comes_without_tls_is_not_from_here_when_this_is_with() -> None:
+    headers = {"host": "contoso.test", "origin": "http://contoso.test"}
+    assert not from_here(headers, "https")
+    assert from_here(headers | {"origin": "https://contoso.test"}, "https")

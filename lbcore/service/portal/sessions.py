@@ -125,4 +125,5 @@ def from_here(headers: Mapping[str, str], scheme: str) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None and site != "same-origin":
         return False
-    return origin is None or origin == f"{scheme}://{headers.get('host', '')}"
+    host = headers.get("host", "")
+    return origin is None or origin in (f"{scheme}://{host}", f"https://{host}")  # something before it may have taken TLS off
