@@ -21,7 +21,7 @@ from syncing import in_virtual_time, loop_of_now
 
 from lbcore.config import Settings, read
 from lbcore.errors import ConfigError
-from lbcore.service.configuration import Latest
+from lbcore.service.configuration import Latest, SourceRefusedError, SourceUnreachableError
 from lbcore.service.edge import Follower, Reporter, apart_from_switches, kept_rotations, settings_of
 from lbcore.service.remote import Link
 from lbcore.service.rotation_document import Rotation
@@ -436,6 +436,29 @@ async def test_a_report_goes_to_the_primary_and_nothing_that_it_answers_matters(
     await link.close()
 
 
+async def test_tokens_are_read_for_every_request_and_never_shown(tmp_path: Path) -> None:
+    shown: list[str | None] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers.get("authorization"))
+        return httpx.Response(204, stream=httpx.ByteStream(b""))
+
+    file = tmp_path / "token"
+    link = Link("http://primary.test", token=file, transport=httpx.MockTransport(handle))
+    with pytest.raises(SourceUnreachableError):
+        await link.post(b"{}")
+    for text in ("first\n", "second", "", "s3cret\nsecond line", "s3cret\x1b", "s3crét"):
+        file.write_text(text, "latin-1")
+        if "s3cr" not in text:
+            await link.post(b"{}")
+            continue
+        with pytest.raises(SourceRefusedError) as caught:
+            await link.post(b"{}")
+        assert "s3cr" not in str(caught.value)
+    assert shown == ["Bearer first", "Bearer second", None]
+    await link.close()
+
+
 def test_reports_come_every_two_seconds_and_at_once_when_somebody_waits() -> None:
     async def main() -> None:
         times: list[float] = []
@@ -445,7 +468,7 @@ def test_reports_come_every_two_seconds_and_at_once_when_somebody_waits() -> Non
             times.append(clock())
             return {}
 
-        link = Link("http://primary.test", transport=httpx.MockTransport(lambda request: httpx.Response(204)))
+        link = Link("http://primary.test", transport=httpx.MockTransport(lambda request: httpx.Response(204, stream=httpx.ByteStream(b""))))
         reporter = Reporter(link, "edge-1", look, clock=clock)
         task = asyncio.create_task(reporter.run())
         await asyncio.sleep(4.5)
