@@ -132,7 +132,7 @@ def test_progress_of_each_region() -> None:
     assert [(each.display_name, each.state, each.text) for each in view.regions] == [
         ("Japan East", "Failed", "quota"), ("West Europe", "Updating", ""), ("East Asia", "Waiting", ""),
     ]  # fmt: skip
-    assert (view.elapsed, view.percent, view.cancelable, view.running) == (12.0, 40, True, True)
+    assert (view.elapsed, view.percent, view.cancelable, view.running) == (12.0, 40, False, True)
     ended = fill.progress(replace(operation, status="Failed", error="quota"), busy.having("eastasia", None), 500.0)
     assert (ended.elapsed, ended.cancelable, ended.regions[2].state) == (5.0, False, "Deleted")
     assert ended.problem is not None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import markup
 import pytest
-from portaling import Service, Shared, added, field, operator, play, profile, rows, sent, sharing
+from portaling import TIMES, Service, Shared, added, field, operator, play, profile, rows, sent, sharing
 
 from lbcore.service.traffic_manager import read
 
@@ -125,6 +126,36 @@ def test_a_second_save_is_refused_while_the_first_is_under_way(tmp_path: Path) -
                 status = answer.status_code
         assert (status, "OperationInProgress" in answer.text) == (409, True)
         await made.settled()
+
+    play(tmp_path, story)
+
+
+def test_a_deployment_is_cancelled_until_it_has_begun(tmp_path: Path) -> None:
+    async def story(made: Service) -> None:
+        visitor = await operator(made)
+        made.plane.runner._times = replace(TIMES, hold=20.0)
+        fields, there = await rows(visitor)
+        wanted = sent(fields, [*there, added("westeurope")])
+        for begun in (False, True):
+            shown = await visitor.post("/portal/plan", wanted)
+            saved = await visitor.post("/portal/save", wanted | {"digest": field(shown.text, "digest")})
+            assert saved.status_code == 202
+            running = made.store.operations.running()
+            assert running is not None
+            if begun:
+                async with asyncio.timeout(30):
+                    while not (await made.plane.operation(running.id)).results:
+                        await asyncio.sleep(0.01)
+                assert "Cancel deployment" not in (await visitor.get("/portal/scale-and-pricing")).text
+            else:
+                assert "Cancel deployment" in saved.text
+            answer = await visitor.post(f"/portal/operations/{running.id}/cancel")
+            assert (answer.status_code, "OperationInProgress" in answer.text) == ((409, True) if begun else (200, False))
+            await made.settled()
+            made.plane.runner._times, made.regions.slow = replace(TIMES, hold=0.0), 2.0
+            fields, there = await rows(visitor)
+            assert len(there) == (2 if begun else 1)
+            wanted = sent(fields, [*there, added("westeurope")])
 
     play(tmp_path, story)
 

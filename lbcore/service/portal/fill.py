@@ -140,7 +140,7 @@ def progress(operation: Operation, state: model.ServiceState | None, now: float)
     )  # fmt: skip
     failed = views.Problem(operation.status, operation.error) if operation.error else None
     elapsed = max(0.0, (now if running else operation.updated) - operation.created)
-    cancelable = running and not operation.cancel
+    cancelable = running and not operation.cancel and not operation.results  # until the first region was begun
     return views.Progress(operation.id, operation.status, operation.percent, regions, elapsed, cancelable, failed)
 
 
