@@ -80,6 +80,19 @@ def test_what_needs_nothing_deployed_is_written_at_once(tmp_path: Path) -> None:
         assert saved.operation is None and not saved.plan.empty and saved.state.etag != before.etag
         assert (await plane.state()).service.tier == "Standard" and len(await plane.operations()) == 1
 
+        async def meanwhile(*arguments: Any) -> Any:
+            """Let somebody else write between the plan and the write."""
+            if not changed:
+                changed.append(place.store.save(place.store.state(), who="bob", what="other"))  # type: ignore[arg-type]
+            return arguments[0](*arguments[1:])
+
+        changed: list[Any] = []
+        call, plane._call = plane._call, None  # type: ignore[assignment]
+        plane._call = lambda what, *rest: meanwhile(what, *rest) if getattr(what, "func", None) == place.store.update else call(what, *rest)
+        assert (await refused(plane.patch({"sku": {"name": "Basic"}}, who="ann", if_match="*"))).code == "PreconditionFailed"
+        plane._call = call
+        assert (await plane.state()).service.tier == "Standard"
+
     living(work, tmp_path)
 
 
@@ -195,11 +208,16 @@ def test_the_profile_is_patched_stored_and_obeyed_while_everything_runs(tmp_path
         wrong = {"properties": {"dnsConfig": {"ttl": -1}, "monitorConfig": {"timeoutInSeconds": 9}}}
         error = await refused(plane.set_traffic_manager(wrong, who="ann", if_match=etag))
         assert {each.code for each in error.details} == {"InvalidEndpoint", "InvalidMonitorConfig"}
+        await asyncio.sleep(3)
         before, number = plane.lb, plane.rotation().number  # type: ignore[union-attr]
         times = await plane.failover_times({"properties": {"monitorConfig": {"intervalInSeconds": 10}}})
         assert times.detect_refused.longest == 30.0 and (await plane.failover_times()).detect_refused.longest == 3.0
         _, etag = await plane.set_traffic_manager({"properties": {"monitorConfig": {"intervalInSeconds": 4}}}, who="ann", if_match=etag)
         assert plane.rotation().number > number and plane.lb is not before  # type: ignore[union-attr]
+        assert plane.statuses() == {"westus2": "Online"}  # nobody forgets what was known
+        number = plane.rotation().number  # type: ignore[union-attr]
+        await plane.set_traffic_manager({"properties": {"dnsConfig": {"ttl": 4}}}, who="ann", if_match="*")
+        assert plane.rotation().number > number  # type: ignore[union-attr]
         place.probed.clear()
         await asyncio.sleep(40)
         assert 8 <= len(place.probed) <= 11

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_internal_services_have_no_endpoints_and_are_ranked_still(tmp_path: Path
     living(work, tmp_path)
 
 
-def test_what_edges_learned_is_taken_over(tmp_path: Path) -> None:
+def test_what_edges_learned_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def work(place: Place, plane: Plane) -> None:
         await with_regions(plane, "westeurope")
         client = "81.2.69.160"
@@ -231,10 +232,11 @@ def test_what_edges_learned_is_taken_over(tmp_path: Path) -> None:
         assert plane.route(client).name == "westus2"
         found = {one.region: one.estimate_ms for one in plane.explain(client).candidates}
         assert found["westeurope"] > 200
-        for junk in (b"", b"LBSTATE1" + bytes(100), b"\x00" * 50):
+        bomb = zlib.compress(b"{}\n" + bytes(80 << 20), 9)
+        for junk in (b"", b"LBSTATE1" + bytes(100), b"\x00" * 50, b"LBSTATE1" + zlib.crc32(bomb).to_bytes(4, "little") + bomb):
             await plane.report("edge-1", report("edge-1", plane, learned=base64.b64encode(junk).decode()))
             await asyncio.sleep(5)
-        assert plane.route(client).name == "westus2"
+        assert plane.route(client).name == "westus2" and "too much to be true" in caplog.text
 
     living(work, tmp_path)
 

@@ -202,6 +202,7 @@ def test_edges_follow_when_all_that_are_heard_of_do() -> None:
     assert not edges.follow(Number(1, 5)) and not edges.idle("westus2", Number(1, 5))
     edges.note(said("b", Number(2, 1), 5.0, ("westus2",)))
     assert edges.follow(Number(1, 5)) and edges.idle("westus2", Number(1, 5)) and not edges.follow(Number(1, 6))
+    assert not edges.idle("westus2", Number(1, 6))  # that was said of an earlier rotation
     now[0] = 11.0  # a is not heard of any more
     assert edges.follow(Number(2, 1)) and [one.edge for one in edges.fresh] == ["b"]
 
