@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -133,9 +134,14 @@ def test_from_toml_gives_a_balancer_with_paths_from_the_files_folder(tmp_path: P
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda file: file.name)
-def test_every_example_is_valid(file: Path) -> None:
-    lb = Balancer.from_toml(file)
-    assert all(region.gateway and region.addresses for region in lb.regions)
+def test_every_example_is_valid(file: Path, tmp_path: Path) -> None:
+    shutil.copytree(file.parent, tmp_path / "examples")
+    (tmp_path / "examples" / "edge-1.token").touch(mode=0o600)
+    made = load(tmp_path / "examples" / file.name)
+    assert made.roles or made.regions
+    if made.document.sync is None and made.document.management is None:  # else regions come from elsewhere
+        lb = Balancer.from_toml(file)
+        assert all(region.gateway and region.addresses for region in lb.regions)
 
 
 # ===== zones
