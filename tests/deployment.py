@@ -264,6 +264,13 @@ class Lab:
             self.tokens[name] = issued(self.folder / "store", "node", name)
         return self.as_role(name)
 
+    async def reachable(self) -> bool:
+        """Say whether the management plane answers."""
+        try:
+            return (await self.api.ask("GET")).status_code == 200
+        except httpx.TransportError:
+            return False
+
     async def settled(self) -> dict[str, Any]:
         """Wait until no operation runs; gives the service."""
 

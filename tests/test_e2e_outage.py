@@ -56,7 +56,8 @@ async def watched(lab: Lab, network: str) -> AsyncIterator[Watch]:
             await task
 
 
-@pytest.mark.parametrize("kind", ["freeze", pytest.param("kill", marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", ["freeze", "kill"])
 async def test_3_lost_regions_are_left_within_the_bounds_of_the_monitor_and_the_last_fails_open(tmp_path: Path, kind: str) -> None:
     settings = {"interval_in_seconds": 1.0, "timeout_in_seconds": 0.6, "tolerated_number_of_failures": 2, "rise": 2}
     monitor = Monitor(interval=1.0, timeout=0.6, tolerated=2, rise=2)

@@ -21,6 +21,7 @@ from lbcore.service.store import Store
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(sys.platform != "linux", reason="other systems have only 127.0.0.1"),
 ]

@@ -89,8 +89,6 @@ def test_2_the_closest_by_measurement_and_right_again_within_three_time_constant
 
 # ===== 3 and 5: loss of regions, drill
 
-LOOK = 0.25  # seconds between two looks at what DNS answers
-
 
 @dataclass
 class Play:
@@ -101,7 +99,12 @@ class Play:
     seen: dict[float, str] = field(default_factory=dict)
     lb: Balancer = field(init=False)
 
-    def run(self, seconds: float, *between: tuple[float, Callable[[Balancer], Any]]) -> None:
+    @property
+    def look(self) -> float:
+        """Give the seconds between two looks at what DNS answers."""
+        return self.monitor.interval / 20
+
+    def run(self, seconds: float) -> None:
         servers = [Server((0, 200), *((at, mode) for at, mode in self.timetable[place : place + 1])) for place in range(len(REGIONS))]
         loop = VirtualLoop({f"10.0.0.{place + 1}": server for place, server in enumerate(servers)})
         detector = {"tolerated": self.monitor.tolerated, "rise": self.monitor.rise}
@@ -112,13 +115,11 @@ class Play:
 
         def look() -> None:
             self.seen[round(loop.now, 3)] = answered(responder, NETWORKS[0])
-            loop.call_later(LOOK, look)
+            loop.call_later(self.look, look)
 
         async def main() -> None:
             prober = asyncio.ensure_future(Prober(self.lb, monitor=self.monitor).run())
             loop.call_later(1.0, look)
-            for at, what in between:
-                loop.call_later(at, what, self.lb)
             await asyncio.sleep(seconds)
             prober.cancel()
             await asyncio.wait([prober])
@@ -148,9 +149,9 @@ def test_3_lost_regions_are_left_within_the_bounds_one_after_the_other_and_the_l
     assert play.during(60.0, losses[0]) == {"westus2"}
     for place in range(2):
         took = play.first(NAMES[place + 1], losses[place])
-        assert span.shortest - 0.01 <= took <= span.longest + LOOK + 0.11  # and the next tick
+        assert span.shortest - 0.01 <= took <= span.longest + play.look + 0.11  # and the next tick
         assert play.during(losses[place], losses[place] + took) == {NAMES[place]}
-        assert play.during(losses[place] + took + 0.1, losses[place + 1]) == {NAMES[place + 1]}
+        assert play.during(losses[place] + took + 0.11, losses[place + 1]) == {NAMES[place + 1]}
     assert play.lb.fail_open
     assert "" not in play.during(losses[2], losses[2] + gap), "with every region down DNS answers all the same"
 
