@@ -69,8 +69,7 @@ async def test_3_lost_regions_are_left_within_the_bounds_of_the_monitor_and_the_
         for network, region in ((US, "westus2"), (UK, "westeurope"), (HK, "eastasia")):
             await until(lambda network=network, region=region: answered(lab, network, vips[region]), f"{network} has {region}")
         async with watched(lab, US) as watch:
-            order = [row["region"] for row in (await lab.api.get("/rank", client="8.8.8.8"))["value"]]
-            assert order[0] == "westus2"
+            order = await until(lambda: ranked(lab, "westus2"), "the closest is westus2")
             for lost, following in zip(order, order[1:], strict=False):
                 watch.late, lost_at = 0.0, time.monotonic()
                 (lab.freeze if kind == "freeze" else lab.kill)(lost)
@@ -92,6 +91,12 @@ async def test_3_lost_regions_are_left_within_the_bounds_of_the_monitor_and_the_
 
 async def answered(lab: Lab, network: str, addresses: tuple[str, ...]) -> bool:
     return await lab.dns(network) == tuple(sorted(addresses))
+
+
+async def ranked(lab: Lab, first: str) -> list[str] | None:
+    """Give the order for a client in the west of the US once it begins as expected: a busy machine may miss a probe."""
+    order = [row["region"] for row in (await lab.api.get("/rank", client="8.8.8.8"))["value"]]
+    return order if order[0] == first and len(order) == 3 else None
 
 
 async def all_down(lab: Lab) -> bool:
