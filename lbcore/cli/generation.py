@@ -325,13 +325,13 @@ class Generation:
         crew = self.crews.get("gateway")
         if crew is not None and crew.documents is not None:
             await asyncio.to_thread(crew.documents.read)
-            await self.documents()
+            await self.serve(crew.documents)
 
-    async def documents(self) -> None:
-        """Have the gateway's workers serve by the document as it is now."""
+    async def serve(self, documents: Documents) -> None:
+        """Have the gateway's workers serve by a document."""
         crew = self.crews.get("gateway")
-        if crew is not None and crew.documents is not None and crew.documents.text:
-            text, labels = crew.documents.text, crew.book.name(crew.documents.labels)
+        if crew is not None and documents.text:
+            text, labels = documents.text, crew.book.name(documents.labels)
             gateways = [child for child in self._all if child.role == "gateway"]
             await asyncio.gather(*(self._told(child, child.ask("document", document=text, labels=labels)) for child in gateways))
 

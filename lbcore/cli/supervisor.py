@@ -204,7 +204,9 @@ class Supervisor:
             if documents is None:
                 raise OSError("this node has no gateway any more")
             revision = await documents.take(document)
-            await self._current.documents()
+            leaving = asyncio.gather(*(each.serve(documents) for each in self._leaving), return_exceptions=True)
+            await self._current.serve(documents)
+            await asyncio.wait([leaving], timeout=SHORT)  # or who is still connected there would be answered by an older revision
         self._tell("configuration", revision=revision.name)
         return revision
 
