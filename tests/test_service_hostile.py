@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from planes import FAST, Place, done, living, running
+from running import eventually
 from service_worlds import contoso
 from service_worlds import running as state_of
 from syncing import in_virtual_time
 
 from lbcore.errors import ServiceError
 from lbcore.service.backup import backup, restore
+from lbcore.service.edge import Follower
+from lbcore.service.founding import NodeTokens
+from lbcore.service.local import Local
+from lbcore.service.local_gateway import READY
 from lbcore.service.plane import TRAFFIC_MANAGER, Plane
 from lbcore.service.promotion import hand_over
+from lbcore.service.provisioning import ProvisionError
+from lbcore.service.remote import Remote
 from lbcore.service.rotation_document import Rotation
+from lbcore.service.standby import EPOCH, Standby
 from lbcore.service.store import Store
+from lbcore.service.tokens import Verifier
 
 # ===== two primaries
 
@@ -110,3 +126,96 @@ def test_of_two_changes_of_the_profile_at_once_none_is_lost(tmp_path: Path) -> N
         assert (await plane.traffic_manager())[0]["properties"]["dnsConfig"]["ttl"] == 9
 
     living(work, tmp_path)
+
+
+# ===== tokens
+
+
+@pytest.mark.parametrize("text", ["lbcore_0123456789ab_secret\nlbcore_0123456789ab_secret", "# mine: lbcore_0123456789ab_secr\xe9t"])
+async def test_a_file_that_is_no_token_is_not_told_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    file = tmp_path / "edge.token"
+    file.write_text(text, "latin-1")
+    remote = Remote("http://127.0.0.1:9/services/contoso/rotation", token=file)
+    follower = Follower(remote, _nothing, timeout=1.0)
+    await follower.pull()
+    await remote.close()
+    assert "secr" not in caplog.text + follower.error + follower.refused
+    assert f"{file}: no token" in follower.refused
+
+
+async def _nothing(rotation: object) -> None: ...
+
+
+def test_a_token_of_another_name_is_replaced(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        made = NodeTokens(store, tmp_path)
+        before = Path(made.file("edge", bound="old-host")).read_text()
+        assert Path(made.file("edge", bound="OLD-host")).read_text() == before
+        after = Path(made.file("edge", bound="new-host")).read_text()
+        assert Verifier(store).authenticate(after.strip()).bound == "new-host"
+
+
+# ===== what must not end in silence
+
+
+async def test_a_primary_goes_on_asking_whether_another_one_has_taken_over(tmp_path: Path) -> None:
+    asked = 0
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise RuntimeError("of whatever kind")
+        return httpx.Response(200, headers={EPOCH: "17"})
+
+    with Store(tmp_path / "store") as store:
+        transport = httpx.MockTransport(handle)
+        task = asyncio.create_task(Standby(store, "contoso", ["http://other.test"], interval=0.01, transport=transport).run())
+        await eventually(lambda: store.fenced == 17)
+        task.cancel()
+
+
+# ===== regions on this machine
+
+
+async def test_one_region_that_does_not_start_keeps_no_other_one_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[str]()
+    local = Local(tmp_path)
+    for name in ("eastasia", "westeurope", "westus2"):
+        (tmp_path / f"{name}.json").write_text("{}" if name != "westeurope" else "{")
+    (tmp_path / "boot").write_text("before the restart")
+
+    def start(name: str) -> None:
+        if name == "eastasia" and name not in started:
+            started.append(name)
+            raise ProvisionError("its gateway ended at once")
+        started.append(name)
+
+    monkeypatch.setattr(local, "_start", start)
+    await local.tend()
+    assert started == ["eastasia", "westus2"]
+    assert (tmp_path / "boot").read_text() == "before the restart", "a primary that is killed now has left something to do"
+    (tmp_path / "westeurope.json").write_text("{}")
+    await local.tend()
+    assert started == ["eastasia", "westus2", "eastasia", "westeurope"]
+    assert (tmp_path / "boot").read_text() != "before the restart"
+
+
+@pytest.mark.slow
+def test_a_gateway_that_is_just_starting_survives_what_it_is_told(tmp_path: Path) -> None:
+    """As a primary tells it that comes back after kill -9 and finds it holding its lock."""
+    place = {"public": ["127.0.0.1", 0], "private": None, "previous": [], "disabled": False, "keep": str(tmp_path / "westus2")}
+    common = {"region": "westus2", "service": "contoso", "units": 1, "grace": 0.1, "interval": 1.0}
+    (tmp_path / "westus2.json").write_text(json.dumps(place | common))
+    lock = tmp_path / "westus2.lock"
+    process = subprocess.Popen([sys.executable, "-m", "lbcore.service.local_gateway", str(tmp_path / "westus2.json")])
+    try:
+        deadline = time.monotonic() + 60
+        while not (lock.exists() and lock.read_bytes().endswith(READY)):
+            assert time.monotonic() < deadline and process.poll() is None
+            if lock.exists() and lock.read_bytes():
+                process.send_signal(signal.SIGHUP)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()

@@ -219,8 +219,8 @@ class NodeTokens:
         bound: to what the token is bound, "" = the region of that name
         """
         path = self._folder / f"{name}.token"
-        if not self._holds(path):
-            self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._holds(path, canonical(bound or name)):
+            self._folder.mkdir(0o700, parents=True, exist_ok=True)
             _write_secret(path, tokens.issue(self._store, "node", bound or name, who=WHO))
         return str(path.absolute())
 
@@ -231,12 +231,12 @@ class NodeTokens:
             self._store.tokens.revoke(_id_of(path.read_text()), who=WHO)
             path.unlink()
 
-    def _holds(self, path: Path) -> bool:
+    def _holds(self, path: Path, bound: str) -> bool:
         try:
             found = self._store.tokens.find(_id_of(path.read_text()))
         except FileNotFoundError:
             return False
-        return found is not None and found[0].revoked is None and found[0].expires is None
+        return found is not None and found[0].revoked is None and found[0].expires is None and found[0].name == bound
 
 
 def _id_of(text: str) -> str:

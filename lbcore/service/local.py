@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lbcore import state
+from lbcore.errors import ServiceError
 from lbcore.service.progress import Granted
 from lbcore.service.provisioning import Order, ProvisionError
 
@@ -66,6 +67,8 @@ class Local:
         revive: bool = False, tokens: Tokens | None = None,
     ) -> None:  # fmt: skip
         self._tokens, self._revive, self._tended = tokens, revive, False
+        self._to_start: set[str] = set()  # that this machine's restart has ended
+        self._trouble: dict[str, str] = {}  # with looking after a region, by name
         self._folder, self.limit, self._port = Path(folder).absolute(), limit, port
         follows = {"primary": primary, "token_file": token_file, "ca": ca, "source": source}
         self._common = follows | {"grace": grace, "interval": interval} | dict(options or {})
@@ -106,14 +109,31 @@ class Local:
 
     def _tend(self) -> None:
         first, self._tended = not self._tended, True
-        again = self._revive or (first and self._rebooted())
-        for path in sorted(self._folder.glob("*.json")) if first or again else ():
-            with self._busy.setdefault(path.stem, threading.Lock()):
-                if first:
-                    self._bring_in_line(path.stem)
-                if again and path.exists() and self.process(path.stem) is None:
-                    logger.warning("%s does not run any more; it is started again", path.stem)
-                    self._start(path.stem)
+        if not (first or self._revive or self._to_start):
+            return
+        names = [path.stem for path in sorted(self._folder.glob("*.json"))]
+        restarted = first and self._rebooted()
+        self._to_start = {*names} if restarted else self._to_start & {*names}
+        for name in names:
+            try:
+                self._look_after(name, first, self._revive or name in self._to_start)
+            except (ProvisionError, ServiceError, OSError) as error:  # the others are looked after still
+                if self._trouble.get(name) != str(error):
+                    logger.error("%s: %s; it is tried again", name, error)
+                self._trouble[name] = str(error)
+            else:
+                self._to_start.discard(name)
+                self._trouble.pop(name, None)
+        if not self._to_start:  # else the next primary is to know, too
+            self._mark_boot()
+
+    def _look_after(self, name: str, first: bool, again: bool) -> None:
+        with self._busy.setdefault(name, threading.Lock()):
+            if first:
+                self._bring_in_line(name)
+            if again and (self._folder / f"{name}.json").exists() and self.process(name) is None:
+                logger.warning("%s does not run any more; it is started again", name)
+                self._start(name)
 
     def _bring_in_line(self, name: str) -> None:
         settings = self._read(name)
@@ -126,17 +146,17 @@ class Local:
         return {"token_file": self._tokens.file(name)} if self._tokens is not None else {}
 
     def _rebooted(self) -> bool:
-        """Say whether this machine was restarted since the last look."""
+        """Say whether this machine was restarted since the mark was made."""
         try:
-            now = _BOOT.read_text()
+            return (self._folder / "boot").read_text() != _BOOT.read_text()
         except OSError:
             return False
-        if not self._folder.is_dir():
-            return False
-        mark = self._folder / "boot"
-        before = mark.read_text() if mark.exists() else now
-        state.write(mark, now.encode())
-        return before != now
+
+    def _mark_boot(self) -> None:
+        with suppress(OSError):
+            now, mark = _BOOT.read_bytes(), self._folder / "boot"
+            if self._folder.is_dir() and (not mark.exists() or mark.read_bytes() != now):
+                state.write(mark, now)
 
     # ---- a region
 
@@ -146,7 +166,7 @@ class Local:
 
     def _run(self, order: Order) -> Granted:
         assert order.location is not None
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(0o700, parents=True, exist_ok=True)
         with self._giving:
             settings = self._settings(order)
             self._write(order.name, settings)

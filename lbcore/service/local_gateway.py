@@ -134,10 +134,10 @@ def _told_of_its_end(task: asyncio.Future[None]) -> None:
 
 async def serve(path: Path, ready: Callable[[], object] = lambda: None) -> None:
     """Serve by the settings in a file until SIGTERM; `ready` is called when clients can come."""
-    settings = json.loads(path.read_bytes())
     told: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.put_nowait, number)
+    settings = json.loads(path.read_bytes())
     options = {"units": Units(settings["units"]), "keep": settings["keep"], "trusted": settings.get("trusted", NEAR)}
     async with Gateway(settings["region"], service=settings["service"], **options) as gateway:
         places = Places(gateway)
@@ -166,6 +166,7 @@ def main(argument: str) -> int:
     """Serve until told to end; 3 when another process does."""
     logging.basicConfig(format="%(asctime)s %(levelname)s: %(message)s", level=logging.WARNING)
     path = Path(argument)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `serve` minds it: a primary that has just come back may send it at any moment
     lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _locked(lock):
         return 3

@@ -63,6 +63,7 @@ TRAFFIC_MANAGER = "trafficManager"  # the store's name of that document
 LOOK_AROUND = 1.0  # seconds between two looks for what another process wrote
 WAIT = 0.05  # seconds between two looks whether edges follow
 TEND = 2.0  # seconds between two looks of a provisioner after what it runs
+FIRST_TEND = 15.0  # seconds that the first may take before the others go on: a region that does not start must not be in the way
 JUDGE = 0.25  # seconds between two looks at statuses
 LEARN = 4.0  # seconds between two takings over of what edges learned
 SEEN_BY_EDGE = "RegionStatusChanged"
@@ -169,7 +170,9 @@ class Plane:
             await self.refresh()
             self._watching.start()
             stack.push_async_callback(self._watching.close)
-            await self._tend()
+            tending = asyncio.create_task(self._tend())
+            stack.push_async_callback(_ended, tending)
+            await asyncio.wait({tending}, timeout=FIRST_TEND)
             await self.runner.start()
             self._edges.listen()
             self._started = True  # before what was interrupted takes its first step

@@ -96,7 +96,8 @@ class Link:
     def _authorization(self) -> dict[str, str]:
         token = self._token if isinstance(self._token, str) else self._token.read_text("latin-1").strip()
         if not (token.isascii() and token.isprintable()):  # else an error of the header would show it
-            raise SourceRefusedError("token", f"{self._token if isinstance(self._token, Path) else 'it'}: no token")
+            where = self._token if isinstance(self._token, Path) else "it"
+            raise SourceRefusedError("token", f"{where}: no token as `lbcore token create` gives it, which is one line of ASCII")
         return {"authorization": f"Bearer {token}"} if token else {}
 
 

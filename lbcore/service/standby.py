@@ -14,7 +14,6 @@ import logging
 import re
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -68,11 +67,15 @@ class Standby:
         """Look every interval until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
-            with suppress(ServiceError):  # locked or full, say: the next time
+            try:
                 before = await asyncio.to_thread(lambda: self._store.fenced)
                 after = await self.look()
                 if after is not None and after != before:
                     self._on_fenced(after)
+            except ServiceError as error:  # locked or full, say: the next time
+                logger.warning("whether another primary has taken over is asked again: %s", error)
+            except Exception:
+                logger.exception("whether another primary has taken over is asked again")
 
     def _judge(self, epoch: int, url: str) -> int | None:
         ours, fenced = self._store.revisions.epoch, self._store.fenced
