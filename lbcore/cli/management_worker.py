@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import uvicorn
 
+from lbcore.cli.patience import Patient
 from lbcore.config import Settings
 from lbcore.config.following import OWN_TOKEN
 from lbcore.config.management import plane_url
@@ -192,7 +193,7 @@ class ManagementWorker:
             files = {"ssl_certfile": str(folder / section.certificate), "ssl_keyfile": str(folder / section.key)}
         config = uvicorn.Config(
             self._app, log_config=None, access_log=False, lifespan="on", server_header=False, timeout_graceful_shutdown=int(PATIENCE) + 1,
-            timeout_keep_alive=30, proxy_headers=False, ws="none", http="h11",  # whose heads have at most 64 KiB
+            timeout_keep_alive=int(Patient.KEPT), proxy_headers=False, ws="none", http=Patient,  # whose heads have at most 64 KiB
             limit_concurrency=MOST, **files,
         )  # fmt: skip
         config.load()
@@ -200,6 +201,10 @@ class ManagementWorker:
         for listener in given.values():  # accepted ones inherit it; asyncio itself sets it only where a socket says that it is TCP
             listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._serving = asyncio.create_task(self._server.serve([listener.socket for listener in given.values()]))
+        while not self._server.started:
+            if self._serving.done():
+                raise OSError("the server of the management plane has ended as it began; the log says why")
+            await asyncio.sleep(0.01)
 
     async def document(self, text: str, labels: Sequence[str]) -> None:
         """Have none."""
@@ -238,7 +243,10 @@ class ManagementWorker:
 
 def _is_ours(name: str | None, host: str) -> bool:
     """Say whether a Host header names this machine, or what the file says that others call it."""
-    return loopback_name(host) or (name is not None and urlsplit(f"//{host}").hostname == name)
+    try:
+        return loopback_name(host) or (name is not None and urlsplit(f"//{host}").hostname == name)
+    except ValueError:  # half of an IPv6 address, say
+        return False
 
 
 class _Asking:

@@ -6,6 +6,7 @@ primary that was killed lists the same regions when it is back, and none of them
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ __all__ = ["Listed", "Look", "Regions", "StatusPages", "listed", "serving", "wro
 # What was deployed serves in these: an update leaves the old capacity in place until it is done, and also when it fails.
 _LISTED = frozenset({"Succeeded", "Updating", "Failed", "Draining"})
 _MOST_BYTES = 65_536
+PLAIN = {"accept-encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +109,25 @@ def wrong(look: Look, name: str, needed: Number | None, newest: Number | None, d
 
 
 class StatusPages:
-    """Look at gateways by their status path. timeout: seconds that a gateway may take;  client: for authorities of one's own"""
+    """Look at gateways by their status path. timeout: seconds for all that a gateway says;  client: for authorities of one's own"""
 
     def __init__(self, *, timeout: float = 5.0, client: httpx.AsyncClient | None = None) -> None:
+        self._timeout = timeout
         self._client = client or httpx.AsyncClient(timeout=timeout, trust_env=False)
 
     async def look(self, name: str, gateway: str) -> Look:
         """Ask a region's gateway how it is."""
         try:
-            async with self._client.stream("GET", gateway.rstrip("/") + STATUS_PATH) as answer:
+            url = gateway.rstrip("/") + STATUS_PATH
+            async with asyncio.timeout(self._timeout), self._client.stream("GET", url, headers=PLAIN) as answer:
                 body = b""
-                async for part in answer.aiter_bytes():
+                async for part in answer.aiter_raw(_MOST_BYTES):  # a small answer may unpack to whatever there is memory for
                     body += part
                     if len(body) > _MOST_BYTES:
                         return Look(cause="its gateway's status page does not end")
                 return _read(httpx.Response(answer.status_code, content=body).json())
+        except TimeoutError:
+            return Look(cause=f"its gateway does not answer within {self._timeout:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return Look(cause=f"its gateway does not answer: {type(error).__name__}")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

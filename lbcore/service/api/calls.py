@@ -1,7 +1,7 @@
 """Calls: what a route gets when nothing is wrong with the request as such: who asks, and for what.
 
 The order in which a request is refused: syntax 400, whose token 401, what it may 403, then what the route finds: 404, 428 or 412, 409,
-then 400 of fields and of how they go together.
+then 400 of fields and of how they go together. Of a long body, whose token comes first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from lbcore.errors import ServiceError
 from lbcore.linelog import stamp
-from lbcore.service.api.reading import content_of, required_json
+from lbcore.service.api.reading import LONG, content_of, required_json
 from lbcore.service.codes import Violation, refusal
 from lbcore.service.configuration import Configurations
 from lbcore.service.facts import shown
@@ -187,6 +187,7 @@ def admit(roles: tuple[str, ...], *, body: bool = False, optional: bool = False)
     async def admitted(request: Request) -> Call:
         why = clean(_text(request.headers.get("x-lbcore-why", "")))[:LONGEST]
         _refuse_version(request)
+        early = await authenticated(request) if roles and body and _long(request) else None  # nobody unknown has us read much
         sent = None
         if body and not (optional and not await content_of(request)):
             sent = await required_json(request)
@@ -194,7 +195,7 @@ def admit(roles: tuple[str, ...], *, body: bool = False, optional: bool = False)
                 raise ServiceError("InvalidRequest", "a body is no null", "body")
         if not roles:
             return Call(request, request.app.state.plane, ANYBODY)
-        principal = await authenticated(request)
+        principal = early or await authenticated(request)
         request.state.known.update(who=principal.who, role=principal.role, why=why)
         if not any(principal.may(role) for role in roles):
             raise ServiceError("AuthorizationFailed", f"this needs a token of role {' or '.join(roles)}; yours is {principal.role}")
@@ -212,6 +213,13 @@ async def authenticated(request: Request) -> Principal:
     verifier = cast(Verifier, request.app.state.verifier)
     address = request.client.host if request.client else ""
     return await asyncio.to_thread(verifier.authenticate, token.strip(), address)
+
+
+def _long(request: Request) -> bool:
+    if "transfer-encoding" in request.headers:
+        return True
+    length = request.headers.get("content-length", "0")
+    return not length.isdecimal() or int(length[:20]) > LONG
 
 
 def _refuse_version(request: Request) -> None:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from lbcore.errors import ServiceError
 from lbcore.service.facts import shown
 
-__all__ = ["DEEPEST", "content_of", "parsed", "required_json"]
+__all__ = ["DEEPEST", "LONG", "PATIENCE", "content_of", "parsed", "required_json"]
 
 DEEPEST = 64  # objects and lists within one another
 LONG = 1 << 16  # bytes that are read without a thread

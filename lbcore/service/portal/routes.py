@@ -27,9 +27,11 @@ from starlette.routing import Route
 
 from lbcore.errors import LbcoreError, ServiceError
 from lbcore.http.gateway.configuration import Configuration
+from lbcore.service.api.reading import PATIENCE
 from lbcore.service.codes import status_of
+from lbcore.service.configuration import Tag
 from lbcore.service.journal import Operation
-from lbcore.service.model import ServiceState
+from lbcore.service.model import Service, ServiceState
 from lbcore.service.portal import HEADERS, destination, event, files, fill, form, part, render, views
 from lbcore.service.portal.developing import developer
 from lbcore.service.portal.live import HEARTBEAT, Live
@@ -98,6 +100,7 @@ class Portal:
         self._cookie = "__Host-lbcore_session" if secure else "lbcore_session"
         self._still: dict[str, float] = {}  # by token's id: until when it need not be asked again
         self._streams = 0
+        self._developer: tuple[Tag, Service, views.DeveloperPortal] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -252,9 +255,11 @@ class Portal:
         if not principal.may("reader"):
             return self._login(asked, views.Login("That is the token of a node. People sign in with one of their own.", place), 403)
         self.sessions.close(asked.request.cookies.get(self._cookie))  # never the id that was there before
-        return self._welcome(principal, place)
+        return self._welcome(asked, principal, place)
 
-    def _welcome(self, principal: Principal, place: str) -> Response:
+    def _welcome(self, asked: Asked, principal: Principal, place: str) -> Response:
+        if (known := asked.request.scope.get("state", {}).get("known")) is not None:
+            known |= {"who": principal.who, "role": principal.role}
         id, _ = self.sessions.open(principal)
         logger.info("%s signed in to the portal", principal.who)
         answer = RedirectResponse(place, 303)
@@ -350,10 +355,12 @@ class Portal:
         latest = await self.plane.configuration.latest()
         if latest is None or latest.body is None:
             return await self._shown(asked, views.DeveloperPortal(""))
-        configuration = await asyncio.to_thread(Configuration.from_json, latest.body)
-        revision = await asyncio.to_thread(self.plane.store.revisions.latest)
-        published = datetime.fromtimestamp(revision.at, UTC) if revision and revision.number == latest.tag.number else None
-        return await self._shown(asked, developer(configuration, state.service, published))
+        if self._developer is None or self._developer[:2] != (latest.tag, state.service):  # anybody may ask, as often as they like
+            configuration = await asyncio.to_thread(Configuration.from_json, latest.body)
+            revision = await asyncio.to_thread(self.plane.store.revisions.latest)
+            published = datetime.fromtimestamp(revision.at, UTC) if revision and revision.number == latest.tag.number else None
+            self._developer = latest.tag, state.service, developer(configuration, state.service, published)
+        return await self._shown(asked, self._developer[2])
 
     async def missing(self, asked: Asked) -> Response:
         """Refuse any other path."""
@@ -542,10 +549,14 @@ def _typed(view: views.TrafficManager, given: Mapping[str, str]) -> views.Traffi
 async def _fields(request: Request) -> list[tuple[str, str]]:
     """Read a form; ServiceError for one that is too long or none."""
     body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LARGEST:
-            raise ServiceError("InvalidProperty", f"a form of over {LARGEST:,} bytes is not read")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > LARGEST:
+                    raise ServiceError("InvalidProperty", f"a form of over {LARGEST:,} bytes is not read")
+    except TimeoutError:
+        raise ServiceError("InvalidRequest", f"the form did not come within {PATIENCE:g} s", "body") from None
     try:
         return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
