@@ -145,6 +145,21 @@ async def test_settings_of_its_own_take_another_process_at_the_same_address(star
     assert "comes or goes" in errors[0] and api.stands()
 
 
+async def test_settings_by_which_it_does_not_start_leave_it_as_it_was(start: Start) -> None:
+    run = await start(text())
+    api = Api(run)
+    run.file("broken.sqlite").write_text("no store of anybody")
+    run.file("lbcore.toml").write_text(text('store = "broken.sqlite"'))
+    run.signal(signal.SIGHUP)
+    errors = (await run.says("reload-failed"))["errors"]
+    assert "StoreCorrupt" in errors[0]
+    await eventually(lambda: api.stands() == "Succeeded")
+    run.file("lbcore.toml").write_text(text("require_if_match = false"))
+    run.signal(signal.SIGHUP)
+    await run.says("reloaded")  # and nobody waits for ever
+    assert api.stands() == "Succeeded"
+
+
 async def test_a_front_door_beside_it_follows_and_is_reloaded_without_it(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

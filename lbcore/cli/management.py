@@ -84,19 +84,20 @@ class Keeper:
     def _told(self) -> dict[str, Any]:
         return {"content": self._settings.content.decode(), "file": self._settings.name, "address": self.addresses[0]}
 
-    async def _keep(self, child: Child) -> None:
-        """Start another one whenever it ends."""
+    async def _keep(self, child: Child | None) -> None:
+        """Start another one whenever it ends, or when there is none."""
         tries = 0
         while True:
+            if child is None:
+                self._child = child = await self._replaced()
+                self._tell("worker-started", role=ROLE, worker=0, pid=child.pid)
             code = await self._watched(child)
             tries = 0 if time.monotonic() - child.since > SETTLED else tries + 1
             how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             logger.error("%s: %s; another one is started", child.words, how)
             self._tell("worker-ended", role=ROLE, worker=0, pid=child.pid, code=code)
-            self._child = None
+            self._child = child = None
             await asyncio.sleep(min(LONGEST_WAIT, 0.1 * 2**tries) if tries > 1 else 0)
-            self._child = child = await self._replaced()
-            self._tell("worker-started", role=ROLE, worker=0, pid=child.pid)
 
     async def _watched(self, child: Child) -> int:
         """Wait until it ends; one that does nothing any more is killed."""
@@ -128,7 +129,8 @@ class Keeper:
     async def reload(self, settings: Settings) -> None:
         """Go on by other settings: in the process that runs where nothing of them concerns it but certificates, else in another one.
 
-        Clients wait in the socket meanwhile. OSError when an address cannot be bound: nothing has changed then.
+        Clients wait in the socket meanwhile. OSError when an address cannot be bound, that and what `open` raises when it does not start by
+        them: it goes on by those of before.
         """
         async with self._changing:
             before = self._settings
@@ -137,15 +139,19 @@ class Keeper:
                 if self._child is not None:
                     await self._child.ask("reload")
                 return
-            places = self._bound(settings)
+            places, there = self._bound(settings), self._places
             await self._stop(0.0)
-            kept = {place.socket for place in places}
-            for place in self._places:
-                if place.socket not in kept:
-                    place.socket.close()
             self._places, self._settings = places, settings
-            self._child = await self._replaced()
-            self._keeping = asyncio.create_task(self._keep(self._child))
+            try:
+                self._child = await self._start()
+            except (Gone, Refused, TimeoutError, OSError):
+                self._places, self._settings = there, before
+                _close(places, there)
+                raise
+            else:
+                _close(there, places)
+            finally:
+                self._keeping = asyncio.create_task(self._keep(self._child))
 
     async def close(self, grace: float = 0.0) -> None:
         """End it, within its own patience; an operation under way goes on at the next start."""
@@ -177,6 +183,11 @@ class Keeper:
             await child.ended()
 
     def _close_places(self) -> None:
-        for place in self._places:
-            place.socket.close()
+        _close(self._places, [])
         self._places = []
+
+
+def _close(places: list[Place], kept: list[Place]) -> None:
+    """Close sockets that are not among those kept."""
+    for socket in {place.socket for place in places} - {place.socket for place in kept}:
+        socket.close()
