@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 __all__ = ["LineLog", "stamp"]
 
@@ -33,15 +33,17 @@ class LineLog(Generic[T]):
     """Write lines to a file; a context manager that closes with everything written.
 
     kind: what messages call it. A subclass says in `describe` what a line holds; that runs in the writing thread.
-    `written` and `dropped` count lines. Raises OSError when the file cannot be opened.
+    `written` and `dropped` count lines; `mode`: of a file that is made. Raises OSError when the file cannot be opened.
     """
+
+    mode: ClassVar[int] = 0o666
 
     def __init__(self, path: Path, kind: str, *, wall: Callable[[], datetime.datetime] | None = None) -> None:
         self.written = self.dropped = 0
         self._path, self._kind, self._wall = path, kind, wall or (lambda: datetime.datetime.now(datetime.UTC))
         self._queue: queue.Queue[T | None] = queue.Queue(WAITING)
         self._moved = self._ending = self._failing = self._torn = False
-        self._file = _open(path)
+        self._file = _open(path, self.mode)
         self._thread = threading.Thread(target=self._run, name=f"lbcore-{kind.replace(' ', '-')}", daemon=True)
         self._thread.start()
 
@@ -108,7 +110,7 @@ class LineLog(Generic[T]):
 
     def _reopen(self) -> None:
         self._moved = False
-        old, self._file = self._file, _open(self._path)
+        old, self._file = self._file, _open(self._path, self.mode)
         _close(old)
 
     def _append(self, lines: list[bytes]) -> None:
@@ -127,8 +129,8 @@ class LineLog(Generic[T]):
         return b"".join(made)
 
 
-def _open(path: Path) -> Any:
-    return path.open("ab", buffering=0)
+def _open(path: Path, mode: int) -> Any:
+    return open(path, "ab", buffering=0, opener=partial(os.open, mode=mode))
 
 
 def _close(file: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,16 @@ from service_worlds import running as state_of
 from syncing import in_virtual_time
 
 from lbcore.errors import ServiceError
+from lbcore.service import progress
+from lbcore.service.api.audit import AuditLog
+from lbcore.service.api.routes import owner
 from lbcore.service.backup import backup, restore
 from lbcore.service.edge import Follower
 from lbcore.service.founding import NodeTokens
 from lbcore.service.local import Local
+from lbcore.service.plan import plan
 from lbcore.service.plane import TRAFFIC_MANAGER, Plane
+from lbcore.service.progress import Granted
 from lbcore.service.promotion import hand_over
 from lbcore.service.provisioning import ProvisionError
 from lbcore.service.remote import Remote
@@ -207,3 +213,45 @@ asyncio.run = lambda work: (os.kill(os.getpid(), signal.SIGHUP), work.close())
 sys.exit(local_gateway.main(sys.argv[1]))
 """
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "westus2.json"], timeout=60).returncode == 0
+
+
+# ===== provisioners
+
+UNUSABLE = ["http://user:secret@127.0.0.1:1", "ftp://127.0.0.1", "http://", "http://[::1", "http://127.0.0.1:99999", "http://a b/"]
+
+
+GIVEN = [*(Granted(("203.0.113.1",), (), url) for url in UNUSABLE), Granted(("fe80::1%eth0",), (), "http://x.test")]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_region_that_no_edge_would_take_is_listed_for_none(given: Granted) -> None:
+    planned = plan(None, contoso())
+    with pytest.raises(ServiceError, match="UnplannedChange") as caught:
+        progress.done(progress.accept(None, planned), planned.steps[0], planned, given, 0.0)
+    assert "secret" not in str(caught.value)
+
+
+# ===== backups
+
+
+def test_the_newest_backups_are_shown_and_any_service_can_have_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "MOST_BACKUPS", 3)
+    with Store(tmp_path / "store") as store:
+        store.save(state_of(contoso()), who="ann", what="save")
+        longest = owner._path(store, f"{'s' * 50}-2026-11-22T102030-123Z")
+        longest.parent.mkdir()
+        backup(store, longest)
+        for day in range(1, 6):
+            store.clock = lambda day=day: 86_400.0 * day  # type: ignore[misc]
+            path = owner._path(store, f"day-{day}")
+            backup(store, path)
+            os.utime(path, (86_400.0 * day,) * 2)
+        os.utime(longest, (0, 0))
+        assert [each["name"] for each in owner._backups(store)] == ["day-5", "day-4", "day-3"]
+
+
+def test_what_people_did_is_not_for_everybody_to_read(tmp_path: Path) -> None:
+    with AuditLog(tmp_path / "audit.log", "audit log") as log:
+        log.reopen()
+        log.put({"who": "ann"})
+    assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600

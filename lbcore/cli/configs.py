@@ -48,7 +48,7 @@ def publish(there: Management, file: Document, if_revision: IfRevision = "", why
 @connected
 def revisions(there: Management, limit: Limit = 20, json: AsJson = False) -> None:
     """List what was published, the newest first."""
-    rows = there.get(f"{CONFIGURATION}/revisions").body["value"][:limit]
+    rows = there.get(f"{CONFIGURATION}/revisions", limit=limit).body["value"]
     if json:
         print_json({"service": there.name, "revisions": rows})
     else:

@@ -280,7 +280,7 @@ def save(
         body = wish.body("")
         if wish.domain:
             body.setdefault("properties", {})["domain"] = wish.domain
-        _end(there, there.send("PUT", "", body, why=why, force=force), no_wait, json)
+        _end(there, there.send("PUT", "", body, why=why, headers={"if-none-match": "*"}, force=force), no_wait, json)
     else:
         _save(there, now, wish.body(_primary(now)), acknowledge, force, no_wait, why, json, yes=yes or file is None)
 

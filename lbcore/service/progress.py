@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from lbcore.errors import ServiceError
+from lbcore.sense.monitor import URL_FORM, Monitor, Target
 from lbcore.service.model import LocationState, ServiceState
 from lbcore.service.plan import Plan, Step
 
@@ -48,7 +49,8 @@ def done(state: ServiceState, step: Step, planned: Plan, granted: Granted, now: 
 
     granted: what the provisioner gave; of an update that changes no VIP, the ones there were, or nothing
     now: wall-clock seconds;  overlap: for how many seconds a VIP given up goes on answering
-    Raises ServiceError UnplannedChange for VIPs that the plan did not say, or that no region can have: the provisioner errs, or lies.
+    Raises ServiceError UnplannedChange for VIPs that the plan did not say, or a VIP or gateway that no region can have: the provisioner
+    errs, or lies.
     """
     if step.after is None:
         return state.having(step.name, None)
@@ -56,11 +58,12 @@ def done(state: ServiceState, step: Step, planned: Plan, granted: Granted, now: 
     fresh = step.action == "create"
     public = _vips(state, step, "public", old.public_ips, granted.public_ips, fresh or (change is not None and change.public))
     private = _vips(state, step, "private", old.private_ips, granted.private_ips, fresh or (change is not None and change.private))
+    gateway = step.after.gateway or _url(step, granted.gateway) or old.gateway
     given_up = tuple(address for address in old.public_ips if address not in public)
     previous = (*given_up, *(address for address in old.previous_public_ips if address not in (*public, *given_up)))
     return state.having(step.name, LocationState(
         provisioning_state="Succeeded", deployed=step.after, network_mode=step.network_mode,
-        gateway=step.after.gateway or granted.gateway or old.gateway, public_ips=public, private_ips=private,
+        gateway=gateway, public_ips=public, private_ips=private,
         previous_public_ips=previous, previous_until=now + overlap if given_up else old.previous_until,
     ))  # fmt: skip
 
@@ -101,9 +104,23 @@ def _vips(state: ServiceState, step: Step, kind: str, old: tuple[str, ...], gran
 
 def _addresses(given: Iterable[str], step: Step, kind: str) -> tuple[str, ...]:
     try:
-        return tuple(dict.fromkeys(str(ipaddress.ip_address(each)) for each in given))
+        found = dict.fromkeys(ipaddress.ip_address(each) for each in given)
+        if any(getattr(each, "scope_id", None) for each in found):
+            raise ValueError("an address of one link alone")
+        return tuple(map(str, found))
     except ValueError as error:
         raise _unplanned(step, f"its provisioner gave a {kind} VIP that is no address: {str(error)[:100]}") from None
+
+
+def _url(step: Step, given: str) -> str:
+    """Give the URL of a gateway, which must be one that edges take: they refuse a rotation as a whole."""
+    try:
+        if given:
+            Target.parse(step.name, given, Monitor())
+    except (ValueError, AttributeError):
+        told = ascii(given.rpartition("@")[2])[:100]
+        raise _unplanned(step, f"its provisioner gave a gateway that is not {URL_FORM}: {told}") from None
+    return given
 
 
 def _list(addresses: Iterable[str]) -> str:

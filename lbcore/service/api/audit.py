@@ -22,7 +22,9 @@ TURNED_AWAY = (401, 403, 413, 421, 429)
 
 
 class AuditLog(LineLog[dict[str, Any]]):
-    """The lines in a file of their own: AuditLog(path, "audit log").put is an Audit."""
+    """The lines in a file of their own, which its owner alone reads: AuditLog(path, "audit log").put is an Audit."""
+
+    mode = 0o600
 
     def describe(self, work: dict[str, Any], /) -> dict[str, Any]:
         """Give what the line says."""

@@ -28,7 +28,7 @@ book = Book("administration")
 SERVICE = "/services/{name}"
 FOLDER = "backups"  # beside the store
 MOST_BACKUPS = 100
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9_-]{1,20}){0,5}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.[A-Za-z0-9_-]{1,20}){0,5}")
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Id = Annotated[int, Query(ge=0, le=2**53)]
 
@@ -166,7 +166,8 @@ def _path(store: Store, name: str) -> Path:
 
 def _backups(store: Store) -> list[dict[str, Any]]:
     found = []
-    for path in sorted((store.database.path.parent / FOLDER).glob("*.zip"))[:MOST_BACKUPS]:
+    paths = {path: path.lstat().st_mtime for path in (store.database.path.parent / FOLDER).glob("*.zip")}
+    for path in sorted(paths, key=lambda path: paths[path], reverse=True)[:MOST_BACKUPS]:
         try:
             found.append(_backup(path, inspect(path)))
         except (ServiceError, OSError):  # something else, or half of one
