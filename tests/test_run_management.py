@@ -101,6 +101,7 @@ async def test_the_first_service_runs_and_the_plane_comes_back_when_it_dies(star
     (address,) = api.get()["properties"]["publicIPAddresses"]
     assert re.fullmatch(r"127\.0\.\d+\.\d+", address)
     assert (tmp_path / "regions" / "westus2.token").stat().st_mode & 0o777 == 0o600
+    await eventually(lambda: api.get("/operations")["value"][0]["status"] == "Succeeded")  # whose end is another ETag
     etag, gateway = api.get()["etag"], process_of(tmp_path / "regions" / "westus2.lock")
     row = {"properties": {"additionalLocations": [{"location": "westeurope"}]}}
     answer = api.client.patch(SERVICE, json=row, headers={"if-match": f'"{etag}"'})
