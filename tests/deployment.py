@@ -236,7 +236,8 @@ class Lab:
                 node.child.kill()
                 node.child.wait()
         deadline = time.monotonic() + 10
-        while left := naming(str(self.folder)):
+        sessions = [node.child.pid for node in (self.primary, *self.edges.values()) if node.child is not None]
+        while left := naming(str(self.folder)) + [pid for session in sessions for pid in members(session)]:
             assert time.monotonic() < deadline, f"processes {left} do not end"
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -244,8 +245,6 @@ class Lab:
             time.sleep(0.01)
         for child in self.restarted:
             child.wait()
-        for node in (self.primary, *self.edges.values()):
-            assert node.child is None or not members(node.child.pid)
 
     # ---- management
 

@@ -143,6 +143,7 @@ async def test_8_of_fifty_saves_with_one_etag_one_is_accepted(lab: Lab) -> None:
     assert {path.stem for path in (lab.folder / "regions").glob("*.json")} == {"westus2", *wanted}  # nobody else was begun
 
 
+@pytest.mark.heavy
 async def test_8_configurations_are_published_while_a_save_runs_and_a_second_save_is_told_of_the_first(lab: Lab) -> None:
     answer = await lab.api.patch(additional("westeurope", "koreacentral"))
     assert answer.status_code == 202, answer.text
