@@ -47,8 +47,11 @@ def hand_over(store: Store, location: str, *, who: str, why: str = "") -> int:
         wanted = state.service.get(location)
         if wanted.name == state.service.primary.name:
             raise ServiceError("PropertyChangeNotAllowed", f"{wanted.display_name} is the primary", "location")
-        if (epoch := store.handed_to(connection, wanted.name)) is not None:
-            return epoch
+        if (handed := store.handed_over(connection)) is not None:
+            if handed[0] == wanted.name:
+                return handed[1]
+            back = f"lbcore promote --location {state.service.primary.name} --force"
+            raise ServiceError("Fenced", f"epoch {handed[1]} is for {handed[0]}, which may be the primary already; else `{back}` first")
         store.refuse_when_fenced(connection)
         store.refuse_while_busy(connection)
         epoch = store.revisions.epoch_of(connection) + 1

@@ -218,10 +218,11 @@ class Store:
             connection.execute("DELETE FROM meta WHERE key = 'handed over'")
             remember(connection, self.clock(), who, "unfence", why, "", "", "")
 
-    def handed_to(self, connection: sqlite3.Connection, location: str) -> int | None:
-        """Give the epoch that this store has given to a location, None unless it was that one, and nobody has taken over since."""
-        row = connection.execute("SELECT 1 FROM meta WHERE key = 'handed over' AND value = ?", (location,)).fetchone()
-        return None if row is None else self.fence_of(connection)
+    def handed_over(self, connection: sqlite3.Connection) -> tuple[str, int] | None:
+        """Give the location to which this store was handed over, and with which epoch; None when it was not."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'handed over' AND value <> ''").fetchone()
+        epoch = self.fence_of(connection)
+        return None if row is None or epoch is None else (row[0], epoch)
 
     def fence_of(self, connection: sqlite3.Connection) -> int | None:
         """Give the epoch of the primary that has taken over, None while this one is it."""
