@@ -98,11 +98,11 @@ def test_what_once_failed_to_become_a_rotation_is_tried_again(tmp_path: Path, mo
         place = Place(tmp_path)
         async with running(place) as plane:
             await done(plane)
-            turn, before = plane._turn, now(plane).number
-            monkeypatch.setattr(plane, "_turn", lambda known: (_ for _ in ()).throw(ValueError("once")))
+            turn, before = plane.rotations._turn, now(plane).number
+            monkeypatch.setattr(plane.rotations, "_turn", lambda known: (_ for _ in ()).throw(ValueError("once")))
             with pytest.raises(ValueError, match="once"):
                 await plane.set_traffic_manager({"properties": {"dnsConfig": {"ttl": 7}}}, who="ann", if_match="*")
-            monkeypatch.setattr(plane, "_turn", turn)
+            monkeypatch.setattr(plane.rotations, "_turn", turn)
             await plane.refresh()
             assert now(plane).number > before
 

@@ -87,10 +87,12 @@ def test_what_needs_nothing_deployed_is_written_at_once(tmp_path: Path) -> None:
             return arguments[0](*arguments[1:])
 
         changed: list[Any] = []
-        call, plane._call = plane._call, None  # type: ignore[assignment]
-        plane._call = lambda what, *rest: meanwhile(what, *rest) if getattr(what, "func", None) == place.store.update else call(what, *rest)
+        call = plane.stored.call
+        plane.stored.call = lambda what, *rest: (
+            meanwhile(what, *rest) if getattr(what, "func", None) == place.store.update else call(what, *rest)
+        )
         assert (await refused(plane.patch({"sku": {"name": "Basic"}}, who="ann", if_match="*"))).code == "PreconditionFailed"
-        plane._call = call
+        plane.stored.call = call
         assert (await plane.state()).service.tier == "Standard"
 
     living(work, tmp_path)
