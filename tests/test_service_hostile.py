@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from service_worlds import contoso
 from service_worlds import running as state_of
 from syncing import in_virtual_time
 
+from lbcore.cli import deployment
 from lbcore.errors import ServiceError
 from lbcore.service import progress
 from lbcore.service.api.audit import AuditLog
@@ -255,3 +257,29 @@ def test_what_people_did_is_not_for_everybody_to_read(tmp_path: Path) -> None:
         log.reopen()
         log.put({"who": "ann"})
     assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600
+
+
+# ===== who follows an operation
+
+
+class Answering:
+    """A management plane that says one thing after the other."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = [*answers]
+
+    def get(self, path: str) -> Any:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(body={"id": "1", "status": answer})
+
+
+def test_a_primary_that_is_started_again_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "PAUSE", 0.0)
+    away = ServiceError("ManagementPlaneUnavailable", "about to be back")
+    there: Any = Answering("InProgress", away, ServiceError("StoreLocked", "busy"), "InProgress", "Succeeded")
+    assert deployment.follow(there, "/operations/1", quiet=True)["status"] == "Succeeded"
+    gone: Any = Answering("InProgress", ServiceError("AuthenticationFailed", "this token was revoked"))
+    with pytest.raises(ServiceError, match="AuthenticationFailed"):
+        deployment.follow(gone, "/operations/1", quiet=True)

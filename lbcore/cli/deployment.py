@@ -14,11 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lbcore.cli.common import CONFLICT, UNAVAILABLE, Failure, console, print_json, print_table
 from lbcore.cli.remote import Management, Unreachable
+from lbcore.errors import ServiceError
 
 __all__ = ["finish", "follow"]
 
 PATIENCE = 60.0  # seconds for which a management plane may be away: it goes on with the operation when it is back
 PAUSE = 0.5  # seconds between two looks
+PASSING = ("ManagementPlaneUnavailable", "StoreLocked", "StoreUnavailable")  # such as while it is started again
 WAITING = {"status": "waiting", "percent": 0}
 INTERRUPTED = 130  # as shells have it
 
@@ -52,7 +54,9 @@ def _look(there: Management, path: str) -> Body:
     while True:
         try:
             return dict(there.get(path).body)
-        except Unreachable as error:
+        except (Unreachable, ServiceError) as error:
+            if isinstance(error, ServiceError) and error.code not in PASSING:
+                raise
             if time.monotonic() > deadline:
                 message = f"{error}\nthe operation goes on by itself when the primary is back; `lbcore regions wait` follows it again"
                 raise Failure(message, UNAVAILABLE) from error
