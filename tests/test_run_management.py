@@ -185,6 +185,28 @@ async def test_a_front_door_beside_it_follows_and_is_reloaded_without_it(start: 
     assert load.lost == 0
 
 
+async def test_a_store_that_is_damaged_keeps_no_front_door_closed(start: Start) -> None:
+    content = text(extra='[http]\nlisten = "127.0.0.1:0"\n')
+    run = await start(content.replace("127.0.0.1:0", f"127.0.0.1:{free_port()}", 1))
+    run.signal(signal.SIGTERM)
+    assert await run.ended() == 0
+    store, good = run.file("service.sqlite"), run.file("service.sqlite").read_bytes()
+    for name in ("service.sqlite-wal", "service.sqlite-shm"):
+        run.file(name).unlink(missing_ok=True)
+    store.write_bytes(b"a disk that went bad")
+    again = await start(run.file("lbcore.toml").read_text())
+    assert httpx.get(f"http://127.0.0.1:{again.address()[1]}/", trust_env=False).status_code in (404, 503)  # the region's own word
+    assert not again.workers("management") and await again.logs("StoreCorrupt")
+    store.write_bytes(good)
+    await again.says("worker-started")
+    assert Api(again).get()["name"] == "contoso"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 async def test_tls_and_a_certificate_that_is_renewed(start: Start, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

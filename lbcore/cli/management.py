@@ -53,15 +53,20 @@ class Keeper:
         """Give its process, none while there is none."""
         return [self._child.pid] if self._child is not None else []
 
-    async def open(self, settings: Settings) -> None:
-        """Bind and have it ready; OSError, Gone, Refused or TimeoutError when that cannot be."""
+    async def open(self, settings: Settings, spare: bool = False) -> None:
+        """Bind and have it ready; OSError, Gone, Refused or TimeoutError when that cannot be.
+
+        spare: whether the node can serve without it, by what was kept: then one that cannot be started is tried again and again
+        """
         self._settings = settings
         self._places = self._bound(settings)
         try:
             self._child = await self._start()
-        except BaseException:
-            self._close_places()
-            raise
+        except BaseException as error:
+            if not (spare and isinstance(error, (Gone, Refused, TimeoutError))):
+                self._close_places()
+                raise
+            logger.error("the management plane cannot be started; what was kept serves: %s", error or type(error).__name__)
         self._keeping = asyncio.create_task(self._keep(self._child))
 
     def _bound(self, settings: Settings) -> list[Place]:

@@ -29,7 +29,7 @@ from lbcore.cli.view import View
 from lbcore.config import Settings, load, split_listen
 from lbcore.config.roles import ROLES
 from lbcore.config.serving import Served
-from lbcore.errors import LbcoreError
+from lbcore.errors import LbcoreError, ServiceError
 from lbcore.http.metrics import Book
 from lbcore.learned import Learned
 from lbcore.metrics import MetricsPage, Reloads
@@ -104,9 +104,15 @@ class Supervisor:
         """Have the management plane run before anybody follows it, and until nobody does any more."""
         if not self._manages(settings):
             return
-        await asyncio.to_thread(check, settings, [MANAGEMENT])
+        spare = await asyncio.to_thread(_kept, self._followed_by(settings))
+        try:
+            await asyncio.to_thread(check, settings, [MANAGEMENT])
+        except ServiceError as error:  # of the store
+            if not spare:
+                raise
+            logger.error("the management plane cannot be started: %s", error)
         keeper = Keeper(self._tell)
-        await keeper.open(settings)
+        await keeper.open(settings, spare)
         self._management = keeper
         stack.push_async_callback(keeper.close)
 
@@ -477,6 +483,15 @@ class Supervisor:
                 break
         hurry.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _kept(following: Following | None) -> bool:
+    """Say whether there is a rotation to serve by without a primary."""
+    if following is None or following.keep is None:
+        return False
+    from lbcore.service.edge import kept_rotations
+
+    return any(True for _ in kept_rotations(following.keep).read())
 
 
 def _own_region_shut(settings: Settings) -> bool:
