@@ -180,7 +180,7 @@ def test_a_session_is_a_new_one_each_time_and_ends_when_one_signs_out(shared: Sh
 
 
 def test_a_session_ends_with_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbcore.service.portal.routes.STILL", 0.0)
+    monkeypatch.setattr("lbcore.service.portal.entrance.STILL", 0.0)
 
     async def story(made: Service) -> None:
         visitor, other = await operator(made), await operator(made, "reader")
@@ -320,7 +320,7 @@ def test_without_a_service_there_is_still_a_portal(tmp_path: Path) -> None:
 
 
 def test_a_form_that_does_not_end_is_not_read(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbcore.service.portal.routes.LARGEST", 10_000)
+    monkeypatch.setattr("lbcore.service.portal.entrance.LARGEST", 10_000)
 
     async def story(made: Service) -> None:
         visitor = await operator(made)

@@ -11,7 +11,7 @@ import pytest
 from portaling import Service, Visitor, added, field, listening, operator, play, rows, sent
 
 from lbcore.service.portal.live import NAMES
-from lbcore.service.portal.routes import STREAMS_OF_ONE
+from lbcore.service.portal.streams import STREAMS_OF_ONE
 
 pytestmark = pytest.mark.slow
 LIMIT = 30.0  # seconds
@@ -98,7 +98,7 @@ def test_an_operation_is_followed_to_its_end(tmp_path: Path) -> None:
 
 
 def test_streams_end_with_the_session_and_with_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbcore.service.portal.routes.STILL", 0.1)
+    monkeypatch.setattr("lbcore.service.portal.entrance.STILL", 0.1)
 
     async def story(made: Service) -> None:
         async with listening(made.app) as url:
