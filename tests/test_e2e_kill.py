@@ -62,6 +62,7 @@ class Operator:
     async def publish(self) -> None:
         self.asked += 1
         now = await self.lab.api.ask("GET", "/gatewayConfiguration")
+        assert now.status_code == 200, (now.status_code, now.text)
         api = HELLO["apis"][0] | {"display_name": f"number {self.asked}"}
         answer = await self.lab.api.ask(
             "PUT", "/gatewayConfiguration", json=HELLO | {"apis": [api]}, headers={"If-Match": now.headers["etag"]}
