@@ -30,6 +30,17 @@ SECONDARIES = ("westeurope", "eastasia", "uksouth")
 Wish = frozenset[tuple[str, int]]
 
 
+class Ending(Exception):
+    """The supervisor is gone, and the management plane answers that it is about to."""
+
+
+def there(answer: httpx.Response) -> httpx.Response:
+    """Give an answer, unless it is the one that nobody is there any more."""
+    if answer.status_code == 503 and answer.json()["error"]["code"] == "ManagementPlaneUnavailable":
+        raise Ending
+    return answer
+
+
 class Operator:
     """Saves and publishes one after the other, and remembers what it wished for and what it was promised."""
 
@@ -42,7 +53,7 @@ class Operator:
 
     async def work(self) -> None:
         """Ask until the primary is gone."""
-        with suppress(httpx.TransportError):
+        with suppress(httpx.TransportError, Ending):
             while True:
                 await (self.save() if self.chance.random() < 0.5 else self.publish())
 
@@ -52,7 +63,7 @@ class Operator:
         self.wishes.add(frozenset({("westus2", first), *wanted.items()}))
         rows = [row(name, units) for name, units in wanted.items()]
         body = {"sku": {"capacity": first}, "properties": {"additionalLocations": rows}}
-        answer = await self.lab.api.patch(body)
+        answer = there(await self.lab.api.patch(body))
         assert answer.status_code in (200, 202, 409, 412), answer.text
         if answer.status_code == 202:
             self.operations.append(answer.headers["location"].rpartition("/")[2])
@@ -61,12 +72,11 @@ class Operator:
 
     async def publish(self) -> None:
         self.asked += 1
-        now = await self.lab.api.ask("GET", "/gatewayConfiguration")
+        now = there(await self.lab.api.ask("GET", "/gatewayConfiguration"))
         assert now.status_code == 200, (now.status_code, now.text)
         api = HELLO["apis"][0] | {"display_name": f"number {self.asked}"}
-        answer = await self.lab.api.ask(
-            "PUT", "/gatewayConfiguration", json=HELLO | {"apis": [api]}, headers={"If-Match": now.headers["etag"]}
-        )  # fmt: skip
+        document, headers = HELLO | {"apis": [api]}, {"If-Match": now.headers["etag"]}
+        answer = there(await self.lab.api.ask("PUT", "/gatewayConfiguration", json=document, headers=headers))
         assert answer.status_code == 200, answer.text
         self.revisions.append(answer.headers["etag"].strip('"').partition("-")[0])
 
