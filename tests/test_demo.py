@@ -148,7 +148,7 @@ def left(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @linux
 def test_the_story_comes_out_right(tmp_path: Path) -> None:
     began = time.monotonic()
