@@ -151,7 +151,6 @@ def left(folder: Path) -> list[str]:
 @pytest.mark.heavy
 @linux
 def test_the_story_comes_out_right(tmp_path: Path) -> None:
-    began = time.monotonic()
     env = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run([*DEMO, "--once", "--json"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     assert done.stderr == ""
@@ -169,8 +168,6 @@ def test_the_story_comes_out_right(tmp_path: Path) -> None:
         assert clients[city].is_close(seen["dns"], regions)
         assert clients[city].is_close(seen["http"], regions)
     assert left(tmp_path) == []
-    busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)  # with what other programs do: forty processes start meanwhile
-    assert busy or time.monotonic() - began < 90
 
 
 @pytest.mark.slow
