@@ -124,6 +124,7 @@ async def test_the_first_service_runs_and_the_plane_comes_back_when_it_dies(star
         await asyncio.sleep(0.5)
         run.signal(signal.SIGTERM)
         assert (await waiting).status_code == 503  # who waits for a change is told, and not cut off
+    assert (await run.says("left"))["gateways"]["westus2"] == gateway
     assert await run.ended() == 0 and not [line for line in run.lines if "Traceback" in line]
     assert process_of(tmp_path / "regions" / "westus2.lock") == gateway  # nor that nobody manages any more
     with Store(tmp_path / "service.sqlite") as store, store.lease():

@@ -116,7 +116,9 @@ async def test_regions_are_started_again_with_their_addresses(local: Local, stor
     await shown.close()
 
 
-async def test_what_died_is_started_again_after_a_restart_of_the_machine_or_where_that_is_wanted(local: Local, store: Store) -> None:
+async def test_what_died_is_started_again_after_a_restart_of_the_machine_or_where_that_is_wanted(
+    local: Local, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     shown = Shown()
     one = Runner(store, local, shown, times=TIMES)
     assert await saved(one, store, contoso()) == "Succeeded"
@@ -134,6 +136,7 @@ async def test_what_died_is_started_again_after_a_restart_of_the_machine_or_wher
     for _ in range(2):  # a drill: it stays dead
         await later.tend()
         assert later.process("westus2") is None
+    assert caplog.text.count("`lbcore regions refresh westus2` starts it again") == 1
     assert json.loads((folder / "westus2.json").read_text())["grace"] == 0.3  # and yet it will start as all are to be now
     (folder / "boot").write_text("another one")
     after = Local(folder, source=str(folder.parent / "document.json"), port=0, grace=0.3, interval=0.05)

@@ -110,6 +110,9 @@ def _lines(event: str, facts: dict[str, Any]) -> list[str]:
             return ["gateway: revision {revision}".format(**facts)]
         case "sync" if facts["kind"] == "SyncStateChanged":
             return ["sync: {before} -> {state}".format(**facts)]
+        case "left":
+            left = ", ".join(f"{region} (process {pid})" for region, pid in facts["gateways"].items())
+            return [f"gateways go on: {left}; the next start finds them, `kill PROCESS` ends one"]
         case "worker-started":
             return ["{role}: process {pid} serves as worker {number}".format(**facts, number=facts["worker"] + 1)]
     return []  # in the log

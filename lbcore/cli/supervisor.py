@@ -97,6 +97,7 @@ class Supervisor:
                     await stack.enter_async_context(self._edge)
             await self._end.wait()
             notify("STOPPING=1")
+        self._tell_left()
         if self._broken:
             raise self._broken
 
@@ -115,6 +116,15 @@ class Supervisor:
         await keeper.open(settings, spare)
         self._management = keeper
         stack.push_async_callback(keeper.close)
+
+    def _tell_left(self) -> None:
+        """Tell which gateways go on without this primary."""
+        if self._management is None:
+            return
+        from lbcore.service.founding import left_running
+
+        if left := left_running(self._settings):
+            self._tell("left", gateways=left)
 
     def _manages(self, settings: Settings) -> bool:
         return MANAGEMENT in settings.roles and MANAGEMENT in (self._only or settings.roles)

@@ -23,7 +23,7 @@ from lbcore.service import tokens
 from lbcore.service import traffic_manager as profiles
 from lbcore.service.external import External
 from lbcore.service.facts import Facts
-from lbcore.service.local import Local
+from lbcore.service.local import Local, running
 from lbcore.service.model import Location, ResourceId, Service, location
 from lbcore.service.operations import Times
 from lbcore.service.plane import Plane, PlaneOptions
@@ -50,6 +50,15 @@ def section_of(settings: Settings) -> Management:
 def store_path(settings: Settings) -> Path:
     """Give where the store is."""
     return settings.folder / section_of(settings).store
+
+
+def left_running(settings: Settings) -> dict[str, int]:
+    """Give the regions whose gateways run on this machine, with their processes, which do not end with the primary."""
+    section = settings.document.management
+    if section is None or section.primary:
+        return {}
+    kind, options = _chosen(settings, section)
+    return running(Path(options["folder"])) if kind == "local" else {}
 
 
 def check(settings: Settings) -> None:

@@ -28,7 +28,7 @@ from lbcore.errors import ServiceError
 from lbcore.service.progress import Granted
 from lbcore.service.provisioning import Order, ProvisionError
 
-__all__ = ["Local", "Tokens", "process_of"]
+__all__ = ["Local", "Tokens", "process_of", "running"]
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +131,13 @@ class Local:
         with self._busy.setdefault(name, threading.Lock()):
             if first:
                 self._bring_in_line(name)
-            if again and (self._folder / f"{name}.json").exists() and self.process(name) is None:
+            if not (first or again) or not (self._folder / f"{name}.json").exists() or self.process(name) is not None:
+                return
+            if again:
                 logger.warning("%s does not run any more; it is started again", name)
                 self._start(name)
+            else:
+                logger.warning("%s does not run any more; `lbcore regions refresh %s` starts it again", name, name)
 
     def _bring_in_line(self, name: str) -> None:
         settings = self._read(name)
@@ -275,6 +279,12 @@ class Local:
 
     def _write(self, name: str, settings: Mapping[str, Any]) -> None:
         state.write(self._folder / f"{name}.json", json.dumps(settings).encode())
+
+
+def running(folder: Path) -> dict[str, int]:
+    """Give the regions whose processes run, with their numbers. folder: of a Local"""
+    found = {path.stem: process_of(path) for path in sorted(folder.glob("*.lock"))}
+    return {name: process for name, process in found.items() if process is not None}
 
 
 def process_of(lock: Path) -> int | None:
