@@ -134,7 +134,8 @@ class Edge:
                 return  # told by `first`
             else:
                 self.rotation.rotation = rotation
-                logger.warning("rotation %s, which was kept, serves: %s", rotation.number, self.rotation.error or "it is the latest")
+                if self.rotation.error:
+                    logger.warning("rotation %s, which was kept, serves: %s", rotation.number, self.rotation.error)
                 return
         self.rotation.rotation = None
 

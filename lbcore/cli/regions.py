@@ -39,7 +39,7 @@ Name = Annotated[str, typer.Argument(metavar="REGION", help="A region's name in 
 MaybeName = Annotated[str, typer.Argument(metavar="[REGION]", help="A region's name. Default: all, one after another.")]
 Wanted = Annotated[
     Path | None,
-    typer.Argument(metavar="[FILE]", help="A PATCH body (JSON), or an lbcore.toml with [service] tables. Default: what is wanted already."),
+    typer.Argument(metavar="[FILE]", help="PATCH body (JSON), or an lbcore.toml with tables of `service`. Default: what is wanted."),
 ]
 Units = Annotated[int, typer.Option(metavar="N", help="Units of capacity.")]
 NewUnits = Annotated[int | None, typer.Option(metavar="N", help="Units of capacity. Default: as many as now.")]
@@ -383,7 +383,7 @@ def _save(
         going = ", ".join(step["location"] for step in planned["deletes"])
         raise Failure(f"{going} would be drained and stopped for good; say --yes if that is what you want")
     if planned["vipChanges"] and not acknowledge:
-        lines = vip_lines(planned) if json else [f"{len(planned['vipChanges'])} regions' VIPs would change, as listed above"]
+        lines = vip_lines(planned) if json else ["VIPs would change, as listed above"]
         raise Failure("\n".join((*lines, ADVICE["VipChangeNotAcknowledged"])), CONFLICT)
     asked: Callable[..., Answer] = there.send
     answer = asked("PATCH", "", body, etag=now.etag, why=why, acknowledgeVipChange=acknowledge, force=force)

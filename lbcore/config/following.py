@@ -109,7 +109,8 @@ def problems(document: Document, folder: Path) -> Iterator[Problem]:
     for key in ("token", "ca"):
         name = getattr(section, key)
         if name and not (folder / name).is_file():
-            yield ("sync", key), name, f"a file that exists (looked for {folder / name})", None
+            made = "; `lbcore token create` on the primary's machine makes it" if key == "token" else ""
+            yield ("sync", key), name, f"a file that exists (looked for {folder / name}){made}", None
     if section.token and (file := folder / section.token).is_file() and file.stat().st_mode & 0o077:
         yield ("sync", "token"), section.token, f"a file that only its owner may read: chmod 600 {file}", None
     if document.gateway is not None and document.gateway.configuration:

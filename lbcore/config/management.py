@@ -131,7 +131,7 @@ def _provisioner(section: Management) -> Iterator[Problem]:
 
 def _idle(document: Document) -> Iterator[Problem]:
     """Tell what means nothing without a management plane."""
-    expected = "no such key without [management], which provisions the service"
+    expected = "no such key without [management], which provisions the service; a wish has it: `lbcore regions plan FILE --offline`"
     for key in ("tier", "virtual_network_type"):
         if key in document.service.model_fields_set:
             yield ("service", key), getattr(document.service, key), expected, None

@@ -358,4 +358,5 @@ def _tell_differences(wanted: Service, service: Service, file: str) -> None:
     different = sorted(name for name in ours.keys() | stored.keys() if ours.get(name) != stored.get(name))
     other = [key for key in ("name", "domain", "tier", "network_mode") if getattr(wanted, key) != getattr(service, key)]
     if different or other:
-        logger.warning("the service is the one stored; %s differs in %s", file, ", ".join([*other, *different]))
+        both = ", ".join([*other, *different])
+        logger.warning("%s differs in %s from the stored service, which counts: the file's was for the first start alone", file, both)
