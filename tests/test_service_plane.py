@@ -52,6 +52,18 @@ def test_the_service_of_the_file_is_created_once_and_then_the_store_wins(tmp_pat
     in_virtual_time(main())
 
 
+def test_a_start_says_that_another_location_was_promoted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        place = Place(tmp_path, {"founding": wanted()})
+        async with running(place) as plane:
+            assert await done(plane) == "Succeeded"
+        place.store.fence(7, who="other")
+        async with running(place):
+            assert "read-only: another location was promoted, with epoch 7" in caplog.text
+
+    in_virtual_time(main())
+
+
 def test_put_creates_changes_and_reads_back(tmp_path: Path) -> None:
     async def main() -> None:
         place = Place(tmp_path, {"founding": None})

@@ -181,7 +181,10 @@ class Plane:
     async def _found(self) -> None:
         """Begin with the service of lbcore.toml, once in a store's life; afterwards the store wins."""
         wanted, state = self.options.founding, self._rotations.known.state
-        if wanted is None or await self.stored.fence() is not None:
+        if (epoch := await self.stored.fence()) is not None:
+            logger.warning("read-only: another location was promoted, with epoch %d; regions serve on, changes are made there", epoch)
+            return
+        if wanted is None:
             return
         if state is not None:
             _tell_differences(wanted, state.service, self.options.file)
