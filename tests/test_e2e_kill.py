@@ -63,7 +63,8 @@ class Operator:
         self.wishes.add(frozenset({("westus2", first), *wanted.items()}))
         rows = [row(name, units) for name, units in wanted.items()]
         body = {"sku": {"capacity": first}, "properties": {"additionalLocations": rows}}
-        answer = there(await self.lab.api.patch(body))
+        etag = there(await self.lab.api.ask("GET")).headers["etag"]
+        answer = there(await self.lab.api.patch(body, etag))
         assert answer.status_code in (200, 202, 409, 412), answer.text
         if answer.status_code == 202:
             self.operations.append(answer.headers["location"].rpartition("/")[2])
@@ -113,6 +114,8 @@ async def agrees(lab: Lab) -> bool:
     """Say whether the rotation that edges get is that of the stored state, which may change meanwhile."""
     before, _ = left(lab)
     answer = await lab.api.ask("GET", "/rotation")
+    if answer.status_code != 200:  # of one that is about to end
+        return False
     after, _ = left(lab)
     wanted = {name: (one.public_ips, one.draining) for name, one in listed(after).items()}
     found = {one["name"]: (tuple(one["addresses"]), one["draining"]) for one in answer.json()["regions"]}

@@ -248,8 +248,9 @@ class Pulling(ABC):
         logger.info("%s serves revision %s", self.region, tag.number)
         self._tell(f"{self.KIND}Applied", revision=str(tag.number), sha256=tag.sha256)
         if held is not None and held.number.epoch < tag.number.epoch:
-            lost = ", ".join(map(str, latest.lost)) or "nothing"
-            logger.warning("%s: %s has given way to %s, a later epoch; lost: %s", self.region, held.number, tag.number, lost)
+            lost = [*map(str, latest.lost)]
+            words = ", ".join(lost) or "nothing"
+            logger.warning("%s: %s has given way to %s, a later epoch; lost: %s", self.region, held.number, tag.number, words)
             self._tell(f"{self.KIND}RolledBack", held=str(held.number), to=str(tag.number), lost=lost)
 
     # ---- say what becomes of it
