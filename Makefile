@@ -27,7 +27,7 @@ test: install ## run the test suite (PYTEST_ARGS="-k name -x")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-all: install ## run every test: heavy and sanitizer ones as well, under the heavy profile
-	LBCORE_PROFILE=heavy $(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+	LBCORE_PROFILE=heavy $(BIN)/python -m pytest -m "" --timeout 7200 $(PYTEST_ARGS)
 
 check: install ## lint (ruff, cython-lint), types (mypy --strict), stubs against the compiled modules (stubtest)
 	$(BIN)/ruff check .
@@ -41,7 +41,7 @@ bench: install ## print every in-process row, what was asked and measured, and g
 dist: install ## build sdist and wheel, look inside both, build the sdist again in an empty environment
 	rm -rf dist
 	$(BIN)/python -m build
-	LBCORE_DIST=dist $(BIN)/python -m pytest -m heavy tests/test_packaging.py
+	LBCORE_DIST=dist $(BIN)/python -m pytest -m heavy --timeout 1200 tests/test_packaging.py
 
 clean: ## remove what the targets above created
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from typing import Any
+
+from listening import Listening
 
 from lbcore.service.configuration import Latest, Report, SourceUnreachableError, Tag, canonical_bytes
 from lbcore.service.remote import answer
@@ -82,44 +83,27 @@ class Rotations:
             raise SourceUnreachableError("connection refused")
 
 
-class Primary:
+class Primary(Listening):
     """A management plane on loopback, as far as an edge sees it."""
 
     def __init__(self, rotations: Rotations, configurations: Any = None, token: str = "s3cret") -> None:
-        self.rotations, self.configurations, self.token, self.port = rotations, configurations, token, 0
-        self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        super().__init__()
+        self.rotations, self.configurations, self.token = rotations, configurations, token
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self) -> Primary:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def kill(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in [*self._open]:
-            writer.transport.abort()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while True:
-                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-                headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-                content = await reader.readexactly(int(headers.get("content-length", 0)))
-                status, fields, found = await self._answer(*first.split()[:2], headers, content)
-                fields = {"content-length": str(len(found))} | fields if status not in (204, 304) else fields
-                lines = [f"HTTP/1.1 {status} X", *(f"{key}: {value}" for key, value in fields.items()), "", ""]
-                writer.write("\r\n".join(lines).encode() + found)
-                await writer.drain()
-        self._open.discard(writer)
-        writer.transport.abort()
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            content = await reader.readexactly(int(headers.get("content-length", 0)))
+            status, fields, found = await self._answer(*first.split()[:2], headers, content)
+            fields = {"content-length": str(len(found))} | fields if status not in (204, 304) else fields
+            lines = [f"HTTP/1.1 {status} X", *(f"{key}: {value}" for key, value in fields.items()), "", ""]
+            writer.write("\r\n".join(lines).encode() + found)
+            await writer.drain()
 
     async def _answer(self, method: str, path: str, headers: Mapping[str, str], content: bytes) -> tuple[int, dict[str, str], bytes]:
         if headers.get("authorization") != f"Bearer {self.token}":

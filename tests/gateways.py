@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+from listening import accepted
+
 WAIT = 20  # seconds until a test gives up
 
 
@@ -37,12 +39,6 @@ class Loop:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def accepted() -> None:
-    """Wait until no connection is half accepted. Those of a server that is closed then stay open: garbage in another test."""
-    while any("_accept_connection" in repr(task) for task in asyncio.all_tasks()):
-        await asyncio.sleep(0)
 
 
 @dataclass

@@ -63,44 +63,57 @@ class Origin:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.got.append(got := bytearray())
+    async def serve(self, arrived: socket.socket) -> None:
+        loop, reader, got = asyncio.get_running_loop(), asyncio.StreamReader(limit=1 << 22), bytearray()
+        self.got.append(got)
         feed = reader.feed_data
         if self.record:
             reader.feed_data = lambda data: (got.extend(data), feed(data))[1]  # type: ignore[method-assign,func-returns-value]
+        transport, protocol = await loop.connect_accepted_socket(lambda: asyncio.StreamReaderProtocol(reader), arrived)
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await self.script(reader, writer)
-        writer.transport.abort()
+        transport.abort()
 
 
 @asynccontextmanager
 async def origin(script: Script, port: int = 0, record: bool = True) -> AsyncIterator[Origin]:
-    made = Origin(script, record)
-    tasks: set[asyncio.Task[None]] = set()
+    """Give a running origin. It accepts by itself: asyncio's server forgets what it accepted in the turn in which it is closed."""
+    made, loop = Origin(script, record), asyncio.get_running_loop()
+    listening = socket.create_server(("127.0.0.1", port))
+    listening.setblocking(False)
+    begun: dict[asyncio.Task[None], socket.socket | None] = {}
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept() -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            arrived, _ = listening.accept()
+            arrived.setblocking(False)
+            begun[asyncio.ensure_future(serve(arrived))] = arrived
+
+    async def serve(arrived: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None
-        tasks.add(task)
-        await made.serve(reader, writer)
-        tasks.discard(task)
+        begun[task] = None  # from here on the socket is a transport's
+        await made.serve(arrived)
+        del begun[task]
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=1 << 22)
     def kill() -> None:
         """Stop listening and drop every connection."""
-        server.close()
-        for task in tasks:
+        if listening.fileno() != -1:
+            loop.remove_reader(listening)
+            listening.close()
+        for task, arrived in begun.items():
             task.cancel()
+            if arrived is not None:
+                arrived.close()
 
-    made.kill = kill
-    made.port = server.sockets[0].getsockname()[1]
+    loop.add_reader(listening, accept)
+    made.kill, made.port = kill, listening.getsockname()[1]
     try:
         yield made
     finally:
-        server.close()
-        for task in [*tasks]:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        kill()
+        await asyncio.gather(*begun, return_exceptions=True)
 
 
 @dataclass

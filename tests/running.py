@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import httpx
 import pytest
+from listening import Listening
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parent.parent
@@ -40,37 +41,21 @@ async def eventually(what: Callable[[], Any], why: str = "") -> Any:
 # ===== gateways
 
 
-class Gateway:
+class Gateway(Listening):
     """One region's gateway: answers every request with its name; `mode` "hang" never does, "drop" hangs up."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.mode, self.port, self.seen = name, "ok", 0, 0
+        super().__init__()
+        self.name, self.mode, self.seen = name, "ok", 0
         self.paths: Counter[str] = Counter()
-        self._open: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def kill(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in [*self._open]:
-            writer.transport.abort()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                self.paths[head.split()[1].decode()] += 1
-                if self.mode == "drop":
-                    break
-                await self._answer(writer)
-        self._open.discard(writer)
-        writer.transport.abort()
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.paths[head.split()[1].decode()] += 1
+            if self.mode == "drop":
+                break
+            await self._answer(writer)
 
     async def _answer(self, writer: asyncio.StreamWriter) -> None:
         while self.mode == "hang":

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import trustme
-from gateways import accepted
+from listening import accepted
 
 from lbcore.region import Region
 from lbcore.sense.probe import Monitor, Prober, ProbeResult, Target, check

@@ -114,7 +114,7 @@ async def test_external_asks_again_until_the_work_is_done(command: Any, tmp_path
         ("print('[' * 50000)", "did not answer in JSON$"),
         ("print(json.dumps({'publicIPAddresses': 'hunter2'}))", "no list of texts"),
         ("print(json.dumps({'gateway': 'file:///etc/passwd'}))", r"no http\(s\) URL"),
-        ("sys.stdout.write('hunter2' * 100000)", "more than 65536 bytes"),
+        ("while True: sys.stdout.write('hunter2' * 100000)", "more than 65536 bytes"),
         ("print(json.dumps({'status': 'working'}))", "no wait command"),
     ],
 )
@@ -135,6 +135,17 @@ async def test_external_ends_a_command_that_hangs_and_what_it_started(command: C
     while running(int(child.read_text())):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+
+
+async def test_external_does_not_wait_for_who_holds_a_commands_pipe(command: Command, tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    lines = f"pid = os.fork()\nif pid: open({str(child)!r}, 'w').write(str(pid))\nelse: os.setsid()\ntime.sleep(600)"
+    try:
+        async with asyncio.timeout(15):
+            with pytest.raises(ProvisionError, match=r"took longer than 1\.5 s"):
+                await carried_out(command(lines), call_limit=1.5)
+    finally:
+        os.kill(int(child.read_text()), signal.SIGKILL)
 
 
 def running(process: int) -> bool:

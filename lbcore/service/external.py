@@ -17,7 +17,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from lbcore.service.logbook import clean
 from lbcore.service.progress import Granted
@@ -93,22 +93,60 @@ class External:
     async def _run(self, command: Sequence[str], given: bytes) -> tuple[int, bytes]:
         environment = {key: os.environ[key] for key in self._environment if key in os.environ}
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+            transport, call = await asyncio.get_running_loop().subprocess_exec(
+                _Call, *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
                 env=environment, start_new_session=True,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise ProvisionError(f"the command {clean(command[0])[:80]!r} cannot be started: {type(error).__name__}") from None
         try:
             async with asyncio.timeout(self._call_limit):
-                out, _ = await asyncio.gather(_bounded(process), _give(process, given))
-                return await process.wait(), out
+                return await call.ended(given)
         except TimeoutError:
             raise ProvisionError(f"the command {clean(command[0])[:80]!r} took longer than {self._call_limit:g} s") from None
         finally:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # whatever it has started, too
-            await process.wait()
+                os.killpg(transport.get_pid(), signal.SIGKILL)  # whatever it has started, too
+            await call.exited.wait()
+            transport.close()
+
+
+class _Call(asyncio.SubprocessProtocol):
+    """One command at work.
+
+    asyncio's own Process.wait() waits for the pipes as well, so that it never returns while somebody else holds one, or when more was
+    printed than its reader takes. Here the end of the process is enough.
+    """
+
+    def __init__(self) -> None:
+        self.exited, self._printed, self._out = asyncio.Event(), asyncio.Event(), bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if len(self._out) <= _MOST_BYTES:
+            self._out += data
+        else:
+            self._printed.set()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self._printed.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    async def ended(self, given: bytes) -> tuple[int, bytes]:
+        """Give the command its order, and what it ended with and printed."""
+        order = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
+        order.write(given)
+        order.close()
+        await self._printed.wait()
+        if len(self._out) > _MOST_BYTES:
+            raise ProvisionError(f"the command printed more than {_MOST_BYTES} bytes")
+        await self.exited.wait()
+        return cast(int, self._transport.get_returncode()), bytes(self._out)
 
 
 def _check(command: Sequence[str]) -> None:
@@ -119,24 +157,6 @@ def _check(command: Sequence[str]) -> None:
             each.format_map(dict.fromkeys(_FIELDS, ""))
     except (KeyError, ValueError, AttributeError, IndexError, TypeError):
         raise ValueError(f"expected {{work}}, {{service}} and {{name}} as the only fields, got {command!r}") from None
-
-
-async def _give(process: asyncio.subprocess.Process, given: bytes) -> None:
-    assert process.stdin is not None
-    with suppress(ConnectionError):  # a command need not read its order
-        process.stdin.write(given)
-        await process.stdin.drain()
-    process.stdin.close()
-
-
-async def _bounded(process: asyncio.subprocess.Process) -> bytes:
-    assert process.stdout is not None
-    out = b""
-    while part := await process.stdout.read(_MOST_BYTES):
-        out += part
-        if len(out) > _MOST_BYTES:
-            raise ProvisionError(f"the command printed more than {_MOST_BYTES} bytes")
-    return out
 
 
 def _asked(order: Order) -> bytes:
