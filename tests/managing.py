@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import socket
 import threading
@@ -14,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from regions import Regions
 from typer.testing import CliRunner, Result
 
 from lbcore.cli import deployment
 from lbcore.cli.app import app
-from lbcore.sense.checks import ProbeResult
 from lbcore.service.api import application
 from lbcore.service.model import location, new_service
 from lbcore.service.operations import Times
 from lbcore.service.plane import Plane, PlaneOptions
-from lbcore.service.progress import Granted
-from lbcore.service.provisioning import Order, ProvisionError
-from lbcore.service.rotation import Look
 from lbcore.service.store import Store
 from lbcore.service.tokens import issue
 
@@ -34,40 +30,6 @@ HELLO = {"apis": [{"name": "hello", "path": "/hello", "policies": {"inbound": [A
 TIMES = Times(sync=5.0, probe=5.0, drain=0.1, remembered=0.0, pause=0.02, hold=0.0)
 deployment.PAUSE = 0.02  # regions of tests need no half a second
 PATIENCE = 60.0  # seconds for what takes milliseconds
-
-
-class Regions:
-    """A provisioner whose regions run at once. broken: those that cannot be made;  gate: closed, orders wait"""
-
-    limit = 60.0
-
-    def __init__(self, store: Store) -> None:
-        self.store, self.broken, self.gate = store, set[str](), threading.Event()
-        self.gate.set()
-        self._there: dict[str, str] = {}
-        self._numbers = itertools.count(1)
-
-    async def carry_out(self, order: Order) -> Granted:
-        await asyncio.to_thread(self.gate.wait, PATIENCE)
-        if order.name in self.broken:
-            raise ProvisionError("quota exceeded")
-        if order.work == "delete":
-            self._there.pop(order.name, None)
-            return Granted()
-        if order.name not in self._there or order.new_public:
-            self._there[order.name] = f"203.0.113.{next(self._numbers)}"
-        return Granted((self._there[order.name],), (), f"http://{order.name}.test")
-
-    async def switch(self, name: str, disabled: bool) -> None: ...
-    async def release(self, name: str, public_ips: tuple[str, ...]) -> None: ...
-    async def close(self) -> None: ...
-
-    async def look(self, name: str, gateway: str) -> Look:
-        latest = self.store.revisions.latest()
-        return Look("serving", name, latest.number if latest else None) if name in self._there else Look(cause="refused")
-
-    async def probe(self, region: Any, *_: Any, **__: Any) -> ProbeResult:
-        return ProbeResult(region.name, True, None, 1.0, 2.0, 200, None, time.monotonic())
 
 
 class Managed:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,16 +14,13 @@ import httpx
 import markup
 import pytest
 import uvicorn
+from regions import Regions
 
-from lbcore.sense.checks import ProbeResult
 from lbcore.service.api import application
 from lbcore.service.model import location, new_service
 from lbcore.service.operations import Times
 from lbcore.service.plane import Plane, PlaneOptions
 from lbcore.service.portal.routes import Portal, mount
-from lbcore.service.progress import Granted
-from lbcore.service.provisioning import Order, ProvisionError
-from lbcore.service.rotation import Look
 from lbcore.service.store import Store
 from lbcore.service.tokens import Attempts, issue
 
@@ -41,42 +36,6 @@ DOCUMENT = {
 }  # fmt: skip
 QUICK = {"properties": {"monitorConfig": {"intervalInSeconds": 0.2, "timeoutInSeconds": 0.1, "jitter": 0.0}}}
 TIMES = Times(sync=5.0, probe=5.0, drain=0.2, pause=0.02, hold=0.0)
-
-
-class Regions:
-    """A provisioner whose regions run at once. broken: those that cannot be made;  slow: seconds that each order takes"""
-
-    limit = 30.0
-
-    def __init__(self, store: Store) -> None:
-        self.store, self.broken, self.slow = store, set[str](), 0.0
-        self.down: set[str] = set()
-        self._there: dict[str, str] = {}
-        self._numbers = itertools.count(1)
-
-    async def carry_out(self, order: Order) -> Granted:
-        await asyncio.sleep(self.slow)
-        if order.name in self.broken:
-            raise ProvisionError("quota exceeded")
-        if order.work == "delete":
-            self._there.pop(order.name, None)
-            return Granted()
-        if order.name not in self._there or order.new_public:
-            self._there[order.name] = f"203.0.113.{next(self._numbers)}"
-        return Granted((self._there[order.name],), (), f"http://{order.name}.test")
-
-    async def switch(self, name: str, disabled: bool) -> None: ...
-    async def release(self, name: str, public_ips: tuple[str, ...]) -> None: ...
-    async def close(self) -> None: ...
-
-    async def look(self, name: str, gateway: str) -> Look:
-        latest = self.store.revisions.latest()
-        number = latest.number if latest else None
-        return Look("serving", name, number) if name in self._there else Look(cause="refused")
-
-    async def probe(self, region: Any, *_: Any, **__: Any) -> ProbeResult:
-        down = region.name in self.down
-        return ProbeResult(region.name, not down, "timeout" if down else None, 1.0, 2.0, 200, None, time.monotonic())
 
 
 class Service:

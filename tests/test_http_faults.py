@@ -11,7 +11,22 @@ import time
 from contextlib import suppress
 
 import pytest
-from proxying import OK, QUICK, Reader, To, Writer, answering, answers, forwarding, origin, read_request, request, resetting, talk
+from proxying import (
+    OK,
+    QUICK,
+    Reader,
+    To,
+    Writer,
+    answering,
+    answers,
+    forwarding,
+    full_queue,
+    origin,
+    read_request,
+    request,
+    resetting,
+    talk,
+)
 
 from lbcore.http.forward import Call, Limits, Target
 
@@ -104,18 +119,10 @@ async def test_no_first_byte_in_time(method: str) -> None:
 
 
 async def test_no_connection_in_time() -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        handler = To(f"http://127.0.0.1:{full.getsockname()[1]}", connect=0.1)
+    with full_queue() as url:
+        handler = To(url, connect=0.1)
         async with forwarding(handler) as port:
             [answer] = answers(await talk(port, request()))
-        for filler in fillers:
-            filler.close()
     assert answer.status == 504 and handler.failures == ["timeout"]
 
 

@@ -21,6 +21,7 @@ from proxying import (
     answering,
     answers,
     forwarding,
+    full_queue,
     on_both_loops,
     origin,
     read_request,
@@ -346,20 +347,12 @@ async def test_bombs_of_every_shape_are_refused_before_they_are_held(shape: str)
 
 async def test_limits_of_held_bytes_are_kept_while_an_upstream_is_away() -> None:
     """A body that comes while no connection is there yet waits in the kernel."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        handler = To(f"http://127.0.0.1:{full.getsockname()[1]}", connect=0.8)
+    with full_queue() as url:
+        handler = To(url, connect=0.8)
         async with forwarding(handler, limits=Limits(held=50_000)) as port:
             task = asyncio.create_task(talk(port, request("PUT", "/", b"", "Content-Length: 50000000"), *[bytes(1_000_000)] * 50))
             held = 0
             while not task.done():
                 held = max([held, *(sum(map(len, inbound.call.request.parts)) for inbound in handler.engine.inbounds if inbound.call)])
                 await asyncio.sleep(0.01)
-        for filler in fillers:
-            filler.close()
     assert answers(task.result(), ["PUT"])[0].status == 504 and 0 < held < 50_000 + 300_000

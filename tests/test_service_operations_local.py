@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from regions import processes
 from service_worlds import contoso
 
 from lbcore.service.local import Local
@@ -42,17 +43,7 @@ class Shown(StatusPages):
         return True
 
 
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    source = tmp_path / "document.json"
-    source.write_text(json.dumps({"epoch": 1, "sequence": 1}))
-    one = Local(tmp_path / "regions", source=str(source), port=0, grace=0.2, interval=0.05)
-    yield one
-    for path in (tmp_path / "regions").glob("*.lock"):
-        if (process := one.process(path.stem)) is not None:
-            os.kill(process, signal.SIGKILL)
-    for child in one._children:
-        child.wait(10)
+local = pytest.fixture(processes)
 
 
 @pytest.fixture

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from regions import processes
 
 from lbcore.errors import ServiceError
 from lbcore.service.external import External
@@ -212,18 +212,7 @@ async def test_whatever_a_status_page_says_is_no_exception(body: bytes) -> None:
 # ===== local
 
 
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    source = tmp_path / "document.json"
-    source.write_text(json.dumps({"epoch": 1, "sequence": 1}))
-    one = Local(tmp_path / "regions", source=str(source), port=0, grace=0.2, interval=0.05)
-    yield one
-    for path in (tmp_path / "regions").glob("*.lock"):
-        process = one.process(path.stem)
-        if process is not None:
-            os.kill(process, signal.SIGKILL)
-    for child in one._children:
-        child.wait(10)
+local = pytest.fixture(processes)
 
 
 async def says(gateway: str, status: str) -> Look:
