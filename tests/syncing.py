@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine
 from typing import Any, TypeVar
 
 import pytest
@@ -67,9 +67,6 @@ class Source:
             await self._changed.wait()
             await self._answer()
         return True
-
-    async def put(self, document: Mapping[str, Any], *, who: str, why: str = "", if_revision: Number | None = None) -> Tag:
-        raise NotImplementedError
 
     async def _answer(self) -> None:
         if self.mode == "hang":

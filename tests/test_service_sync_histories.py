@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from syncing import INTERVAL, World, body, in_virtual_time, loop_of_now
 
 from lbcore.http.gateway import Gateway
 from lbcore.service.backup import backup, restore
-from lbcore.service.configuration import Configurations, Latest, Report, SourceUnreachableError, Tag
+from lbcore.service.configuration import Latest, Report, SourceUnreachableError, Tag
 from lbcore.service.primary import Primary
 from lbcore.service.revisions import Number
 from lbcore.service.store import Store
-from lbcore.service.sync import State
+from lbcore.service.sync import Source, State
 
 REGIONS = 2
 ACTIONS = st.one_of(
@@ -50,9 +50,6 @@ class Way:
         async with asyncio.timeout(25.0):  # not wait_for, which before Python 3.12 may lose a cancellation
             return await self.history.primary.watch(known)
 
-    async def put(self, document: Mapping[str, Any], *, who: str, why: str = "", if_revision: Number | None = None) -> Tag:
-        raise NotImplementedError
-
     async def _pass(self) -> None:
         if self.mode == "hang":
             await asyncio.sleep(1e9)
@@ -78,7 +75,7 @@ class History:
         """Start a region's gateway from what it kept."""
         loop = loop_of_now()
         gateway = Gateway("westeurope", keep=self.folder / f"kept{region}", clock=loop.time)
-        source: Configurations = self.ways[region]
+        source: Source = self.ways[region]
         world, stack = World(source, loop, gateway=gateway, draw=0.3 + region / 10), AsyncExitStack()  # type: ignore[arg-type]
         self.worlds[region : region + 1], self.stacks[region : region + 1] = [world], [stack]
         held = world.sync.held

@@ -195,9 +195,6 @@ class _Nobody:
     async def watch(self, known: object = ()) -> bool:
         return False
 
-    async def put(self, document: object, **_: object) -> Any:
-        raise NotImplementedError
-
 
 def _following(what: str, pulling: Pulling, labels: Mapping[str, str]) -> Iterator[Metric]:
     names, values = tuple(labels), tuple(labels.values())

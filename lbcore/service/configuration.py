@@ -24,7 +24,7 @@ from lbcore.service.revisions import Number
 
 __all__ = [
     "LARGEST_NUMBER", "NOTHING", "Configurations", "Latest", "Report", "SourceRefusedError", "SourceUnreachableError", "Tag",
-    "canonical_bytes", "document_of", "if_revision_of", "read_number", "read_tags", "tag_of", "validated",
+    "canonical_bytes", "document_of", "if_revision_of", "number_of", "read_number", "read_tags", "tag_of", "validated",
 ]  # fmt: skip
 
 NOTHING = Number(0, 0)  # if_revision: there must be none yet
@@ -119,12 +119,20 @@ def read_tags(header: str | None) -> tuple[Tag, ...]:
     return tuple(Tag(Number(int(match[1]), int(match[2])), match[3]) for match in found if match is not None)[:10]
 
 
+def number_of(text: str) -> Number | None:
+    """Give the number that a text such as "1.7" is, None for anything else."""
+    match = _NUMBER.fullmatch(text)
+    if match is None or max(int(match[1]), int(match[2])) > LARGEST_NUMBER:
+        return None
+    return Number(int(match[1]), int(match[2]))
+
+
 def read_number(text: str) -> Number:
     """Read "1.7"; ServiceError InvalidProperty for anything else."""
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None or max(int(match[1]), int(match[2])) > LARGEST_NUMBER:
+    number = number_of(text.strip())
+    if number is None:
         raise ServiceError("InvalidProperty", f"{ascii(text[:60])} is no revision such as 1.7", "revision")
-    return Number(int(match[1]), int(match[2]))
+    return number
 
 
 def if_revision_of(if_match: str | None, if_none_match: str | None = None) -> Number | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from lbcore.region import canonical
 from lbcore.service.codes import Violation, refusal
-from lbcore.service.configuration import LARGEST_NUMBER
+from lbcore.service.configuration import LARGEST_NUMBER, number_of
 from lbcore.service.facts import shown
 from lbcore.service.logbook import clean
 from lbcore.service.revisions import Number
@@ -32,7 +32,6 @@ STATUSES = ("checking", "up", "degraded", "ejected", "down", "disabled", "draini
 MOST_REGIONS, MOST_EVENTS, MOST_EDGES = 10_000, 100, 1000
 MOST_LEARNED = 1 << 20  # bytes, in base64
 _EDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_NUMBER = re.compile(r"(0|[1-9][0-9]{0,15})\.(0|[1-9][0-9]{0,15})")
 KEYS = ("edge", "at", "rotation", "regions", "learned", "idle", "events")
 
 
@@ -126,11 +125,10 @@ class _Reader:
     def _rotation(self, given: object) -> Number | None:
         if given in (None, ""):
             return None
-        match = _NUMBER.fullmatch(given) if isinstance(given, str) else None
-        if match is None or max(int(match[1]), int(match[2])) > LARGEST_NUMBER:
+        number = number_of(given) if isinstance(given, str) else None
+        if number is None:
             self._wrong('a number such as "1.7"', given, "rotation")
-            return None
-        return Number(int(match[1]), int(match[2]))
+        return number
 
     def _regions(self, given: object) -> Iterator[tuple[str, Seen]]:
         table = self._table({} if given is None else given, "regions")

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Protocol
 from lbcore.errors import ConfigError, ServiceError
 from lbcore.http.gateway.configuration import Configuration
 from lbcore.http.gateway.revision import Revision, StaleRevisionError
-from lbcore.service.configuration import Configurations, Latest, Report, SourceRefusedError, SourceUnreachableError, Tag, tag_of
+from lbcore.service.configuration import Latest, Report, SourceRefusedError, SourceUnreachableError, Tag, tag_of
 
 __all__ = ["JITTER", "Pulling", "Serving", "Source", "State", "Sync", "check_hash"]
 
@@ -294,7 +294,7 @@ class Sync(Pulling):
 
     KIND = "Config"
 
-    def __init__(self, gateway: Serving, source: Configurations, **options: Any) -> None:
+    def __init__(self, gateway: Serving, source: Source, **options: Any) -> None:
         self.gateway = gateway
         super().__init__(source, **options)
 
