@@ -251,13 +251,16 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         "        return lambda context: context.variables.update(stamp=self.text + site.region)\n"
         "class Nowhere(Stamp):\n"
         "    kind, sections = 'nowhere', frozenset(('inbond',))\n"
+        "class Idle(Policy):\n"
+        "    kind, sections = 'idle', frozenset(('inbound',))\n"
     )
     info = tmp_path / "acme-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
         "[lbcore.policies]\nstamp = acme_policies:Stamp\nbroken = acme_policies:None\nmissing = acme_nothing:X\n"
-        "other = acme_policies:Stamp\nnumber = builtins:dict\nnowhere = acme_policies:Nowhere\ncors = acme_policies:Stamp\n"
+        "other = acme_policies:Stamp\nnumber = builtins:dict\nnowhere = acme_policies:Nowhere\nidle = acme_policies:Idle\n"
+        "cors = acme_policies:Stamp\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     kinds._load.cache_clear()
@@ -275,11 +278,11 @@ def test_broken_plug_ins_are_named_and_spoil_no_others(installed: None, caplog: 
     with caplog.at_level(logging.WARNING):
         assert set(registry()) == STOCK | {"stamp"}
     bad = kinds.broken()
-    assert set(bad) == {"broken", "missing", "other", "number", "nowhere", "cors (acme_policies:Stamp)"}
+    assert set(bad) == {"broken", "missing", "other", "number", "nowhere", "idle", "cors (acme_policies:Stamp)"}
     assert all(name in caplog.text for name in bad)
     [violation] = refusals(inbound=[{"policy": "missing"}])
     assert "a policy that can be loaded (ModuleNotFoundError: No module named 'acme_nothing')" in str(violation)
-    assert "subclass of Policy" in bad["number"] and "calls itself 'stamp'" in bad["other"]
+    assert "subclass of Policy" in bad["number"] and "calls itself 'stamp'" in bad["other"] and "has no prepare" in bad["idle"]
 
 
 def test_a_reply_keeps_what_it_was_made_of() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isabstract
 
 from lbcore.http.policies.answers import MockResponse, ReturnResponse, SetStatus
 from lbcore.http.policies.api_keys import ValidateApiKey
@@ -63,6 +64,8 @@ def _policy(point: EntryPoint) -> type[Policy]:
     policy = point.load()
     if not (isinstance(policy, type) and issubclass(policy, Policy)):
         raise TypeError(f"{point.value} is no subclass of Policy")
+    if isabstract(policy):
+        raise TypeError(f"{point.value} has no {', '.join(sorted(policy.__abstractmethods__))}")
     if getattr(policy, "kind", None) != point.name:
         raise ValueError(f"{point.value} calls itself {getattr(policy, 'kind', None)!r}, the entry point {point.name!r}")
     if not getattr(policy, "sections", frozenset()) <= frozenset(SECTIONS) or not getattr(policy, "sections", None):

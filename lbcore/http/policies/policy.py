@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, TypeVar
@@ -96,10 +97,10 @@ class Policy(BaseModel):
             condition(text, section_of(info))
         return text
 
+    @abstractmethod
     def prepare(self, site: Site) -> Step:
         """Give the step, once for each revision and each API; ValueError, which becomes a violation, when it cannot work there.
 
         The step is called in the event loop for every call and must not block. In `inbound` and `backend` a Response ends the call,
         and the step may be a coroutine function; in `outbound` and `on_error` a Response takes the place of the one there is.
         """
-        raise NotImplementedError
