@@ -28,7 +28,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import uvloop
@@ -55,7 +55,7 @@ class Gateway(asyncio.Protocol):
     name, delay = b"", 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(self.name), self.name)
@@ -64,7 +64,7 @@ class Gateway(asyncio.Protocol):
     def write(self, answers: bytes) -> None:
         """Answer, if anybody is still there."""
         if not self.transport.is_closing():
-            self.transport.write(answers)  # type: ignore[attr-defined]
+            self.transport.write(answers)
 
 
 async def serve_gateway(index: int) -> None:
@@ -91,17 +91,18 @@ class Told:
         self.who, self.report, self.answered = who, lb.report, lb.answered
         self.met: list[tuple[float, str]] = []  # by the nearest
         self.changes: list[tuple[float, str]] = []
-        lb.report = self.note  # type: ignore[method-assign, assignment]
-        lb.answered = self.note_answer  # type: ignore[method-assign, assignment]
+        # In place of the methods, so that the Balancer's own calls come here, too.
+        lb.report = self.note  # type: ignore[method-assign]
+        lb.answered = self.note_answer  # type: ignore[method-assign]
         lb.on_change(lambda change: self.changes.append((time.monotonic(), f"{change.region} {change.after}: {change.cause}")))
 
-    def note(self, region: str, ok: bool, *rest: object, **more: Any) -> None:
+    def note(self, region: str | lbcore.Region, ok: bool, *rest: Any, **more: Any) -> None:
         """Report, and remember when."""
         if region == NAMES[0] and more.get("source") != "probe":
             self.met.append((time.monotonic(), "ok" if ok else str(more["cause"])))
-        self.report(region, ok, *rest, **more)  # type: ignore[arg-type]
+        self.report(region, ok, *rest, **more)
 
-    def note_answer(self, region: str, *rest: Any, **more: Any) -> None:
+    def note_answer(self, region: str | lbcore.Region, *rest: Any, **more: Any) -> None:
         """Likewise, of an answer."""
         if region == NAMES[0]:
             self.met.append((time.monotonic(), "ok"))

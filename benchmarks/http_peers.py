@@ -23,10 +23,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +36,10 @@ UPSTREAM = 18_900
 BODY = "0123456789abcdef" * 6 + "01234567"
 HERE = Path(__file__)
 TICKS = os.sysconf("SC_CLK_TCK")
+
+# of ASGI
+Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/{name}.pid; error_log {folder}/{name}.log;
@@ -169,7 +174,7 @@ def serve_bare(port: int) -> None:
             self.parser, self.data = parser(self), b""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport = transport
+            self.transport = cast(asyncio.Transport, transport)
 
         def on_header(self, name: bytes, value: bytes) -> None:
             pass
@@ -179,11 +184,11 @@ def serve_bare(port: int) -> None:
             if self.other is None:
                 loop.create_task(self.connect(data))
             else:
-                self.other.transport.write(data)  # type: ignore[attr-defined]
+                self.other.transport.write(data)
 
         async def connect(self, data: bytes) -> None:
             _, self.other = await loop.create_connection(lambda: Side(self), "127.0.0.1", UPSTREAM)
-            self.other.transport.write(data)  # type: ignore[attr-defined]
+            self.other.transport.write(data)
 
         def data_received(self, data: bytes) -> None:
             self.data = data
@@ -207,7 +212,7 @@ def serve_httpx(port: int) -> None:
 
     client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{UPSTREAM}", trust_env=False, limits=httpx.Limits(max_connections=256))
 
-    async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         body = (await receive()).get("body", b"")

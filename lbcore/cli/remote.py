@@ -236,7 +236,7 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
     advice = command.__globals__.get("HINTS", ADVICE)
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
     shared = inspect.signature(_shared, eval_str=True).parameters.values()
-    wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]  # Typer reads it; to mypy no function has one
     return wrapper
 
 

@@ -152,7 +152,7 @@ class Forwarder:
         known = self.upstreams.get(key)
         if known is None or known.retired:
             context = (tls or ssl.create_default_context()) if secure else None
-            known = Upstream(self, key[0], key[1], tls=context, server_name=server_name, **options)  # type: ignore[arg-type]
+            known = Upstream(self, key[0], key[1], tls=context, server_name=server_name, **options)  # type: ignore[arg-type]  # two are int
             self.upstreams[key] = known
         return known
 

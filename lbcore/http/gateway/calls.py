@@ -81,7 +81,7 @@ class Calls:
 
     def status(self, deep: bool = False) -> tuple[int, dict[str, Any]]:
         """Give status code and content of the status path's answer."""
-        raise NotImplementedError
+        raise NotImplementedError  # the Gateway's to say: a compiled class has no abstract methods
 
     def _let_go(self, revision: Revision) -> None:
         """Take a revision that is not in use any more and that no call holds."""
