@@ -1,6 +1,8 @@
 """Does the management plane slow the data plane? A whole service on loopback, with and without management requests, in alternating rounds.
 
-    python benchmarks/management_load.py                            12 rounds of each of 4 s, 100 management requests a second
+    python benchmarks/management_load.py                    12 rounds of each of 4 s, 100 management requests a second
+    python benchmarks/management_load.py --apart            the same, with the primary on one core and everything else on the others
+    python benchmarks/management_load.py --rate 0           what differs when nothing does
     python benchmarks/management_load.py --rounds 4 --seconds 2 --rate 300 --json
 
 A primary with two regions' gateways, an edge with front door and DNS. Every round asks the front door one request after the other on each
@@ -15,6 +17,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -45,6 +48,13 @@ def cpu(pids: list[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / 100.0
+
+
+def keep_to(pids: list[int], cores: set[int]) -> None:
+    """Have processes run on these cores only, every thread of them."""
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), cores)
 
 
 class Paced:
@@ -156,8 +166,8 @@ async def answered(process: asyncio.subprocess.Process | None) -> float:
     return float((await process.communicate())[0]) if process is not None else 0.0
 
 
-async def one_round(lab: Lab, seconds: float, rate: float) -> dict[str, float]:
-    """Measure for so many seconds, with so many management requests a second."""
+async def one_round(lab: Lab, seconds: float, rate: float, apart: bool) -> dict[str, float]:
+    """Measure for so many seconds, with so many management requests a second. apart: whether the primary has a core of its own"""
     edge, primary = lab.edges["edge"].child, lab.primary.child
     assert edge is not None and primary is not None
     pids = [*members(edge.pid), *(pid for name in lab.regions if (pid := lab.process(name)))]
@@ -165,10 +175,13 @@ async def one_round(lab: Lab, seconds: float, rate: float) -> dict[str, float]:
     transport, resolver = await loop.create_datagram_endpoint(Resolver, remote_addr=(lab.host, lab.ports["edge"][1]))
     http, query = Paced(REQUESTS / CONNECTIONS), Paced(QUERIES)
     plane, asking = members(primary.pid), await managing(lab, rate, seconds)
+    if apart:
+        first, *others = sorted(os.sched_getaffinity(primary.pid) | os.sched_getaffinity(0))
+        keep_to([*plane, *([asking.pid] if asking else [])], {first})
+        keep_to([*pids, os.getpid()], {*others})
     before, planned = cpu(pids), cpu(plane)
     until = time.perf_counter() + seconds
-    others = [http.run(door.ask, until) for door in doors]
-    await asyncio.gather(query.run(resolver.ask, until), *others)
+    await asyncio.gather(query.run(resolver.ask, until), *(http.run(door.ask, until) for door in doors))
     used, managed = cpu(pids) - before, cpu(plane) - planned
     transport.close()
     for door in doors:
@@ -181,25 +194,25 @@ async def one_round(lab: Lab, seconds: float, rate: float) -> dict[str, float]:
     }  # fmt: skip
 
 
-async def measure(rounds: int, seconds: float, rate: float) -> dict[str, Any]:
+async def measure(rounds: int, seconds: float, rate: float, apart: bool) -> dict[str, Any]:
     """Give each figure without and with management requests, and the median ratio."""
     with tempfile.TemporaryDirectory() as folder:
         async with service(Path(folder), "westus2", "westeurope") as lab:
-            await one_round(lab, 1.0, rate)
+            await one_round(lab, 1.0, rate, apart)
             pairs = []
             for number in range(rounds):
-                kinds = (0.0, rate) if number % 2 == 0 else (rate, 0.0)
-                found = {kind: await one_round(lab, seconds, kind) for kind in kinds}
-                pairs.append((found[0.0], found[rate]))
+                order = (0, 1) if number % 2 == 0 else (1, 0)
+                found = {arm: await one_round(lab, seconds, (0.0, rate)[arm], apart) for arm in order}
+                pairs.append((found[0], found[1]))
     rows = {}
     for name in pairs[0][0]:
-        without, with_it = ([pair[place][name] for pair in pairs] for place in (0, 1))
+        without, with_it = ([pair[arm][name] for pair in pairs] for arm in (0, 1))
         ratios = [b / a for a, b in zip(without, with_it, strict=True) if a]
         rows[name] = {
             "without": statistics.median(without), "with": statistics.median(with_it),
             "ratio": statistics.median(ratios) if ratios else None, "least": min(ratios, default=None), "most": max(ratios, default=None),
         }  # fmt: skip
-    return {"rounds": rounds, "seconds": seconds, "rate": rate, "rows": rows}
+    return {"rounds": rounds, "seconds": seconds, "rate": rate, "apart": apart, "rows": rows}
 
 
 def main() -> None:
@@ -207,6 +220,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rate", type=float, default=100.0, help="management requests a second")
+    parser.add_argument("--apart", action="store_true", help="the primary has a core of its own (Linux, two cores or more)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--ask", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -214,7 +228,7 @@ def main() -> None:
         url, token, etag, rate, seconds = options.ask
         print(asyncio.run(manage(url, token, etag, float(rate), float(seconds))))
         return
-    found = asyncio.run(measure(options.rounds, options.seconds, options.rate))
+    found = asyncio.run(measure(options.rounds, options.seconds, options.rate, options.apart))
     if options.json:
         print(json.dumps(found))
         return
