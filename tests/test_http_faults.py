@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from conftest import Clock
 from proxying import (
     OK,
     QUICK,
@@ -21,6 +22,7 @@ from proxying import (
     answers,
     forwarding,
     full_queue,
+    on_both_loops,
     origin,
     read_request,
     request,
@@ -434,3 +436,29 @@ async def test_accounts_add_up_under_chaos() -> None:
         assert len(begun) == 200 and {*map(id, begun)} == {*map(id, handler.calls)} and len(handler.calls) == 200
         assert all(call.finished and (call.status or call.aborted) for call in begun)
         assert all((call.status == 200 and not call.cause) or call.cause or call.aborted for call in begun)
+
+
+# ===== the process itself
+
+
+@on_both_loops
+async def test_a_process_that_stood_still_blames_no_client_for_it() -> None:
+    clock = Clock()
+    async with origin(answering()) as there, forwarding(handler := To(there.url), clock=clock) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def advance(seconds: float) -> None:
+            clock.advance(seconds)
+            async with asyncio.timeout(10):
+                while handler.engine.now != clock.now:
+                    await asyncio.sleep(0.01)
+
+        for _ in range(3):
+            writer.write(request(close=False))
+            assert await reader.readuntil(b"ok")
+            await advance(60.0)
+            await advance(0.1)
+        for _ in range(4):  # QUICK.keep_alive in steps of an engine that runs
+            await advance(0.1)
+        assert await reader.read() == b""
+        writer.close()

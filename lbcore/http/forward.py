@@ -179,15 +179,29 @@ class Forwarder:
     # ---- time
 
     def _sweep(self) -> None:
-        late = self.clock() - self.now > 2 * SWEEP and not self._excused
+        stood = self.clock() - self.now
+        late = stood > 2 * SWEEP and not self._excused
         self._excused = late
         self._sweeper = self.loop.call_later(SWEEP / 10 if late else SWEEP, self._sweep)
         if late:
-            return  # this process stood still: what came in meanwhile is read first, and nobody is blamed for that
+            self._excuse(stood)  # this process stood still: what came in meanwhile is read first, and nobody is blamed for that
+            return
         try:
             self.sweep()
         except Exception:
             self.unexpected("sweep")
+
+    def _excuse(self, stood: float) -> None:
+        """Take it that these seconds have not passed for connections, those that were active after them included."""
+        self.now += stood
+        for inbound in self.inbounds:
+            inbound.since += stood
+            inbound.started += stood
+        for relay in self.relays:
+            relay.active_at += stood
+        for upstream in self.upstreams.values():
+            for connection in upstream.open:
+                connection.active_at += stood
 
     def sweep(self) -> None:
         """End what has taken too long. Called every 100 ms."""
