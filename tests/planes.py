@@ -34,6 +34,7 @@ class Place:
     options: dict[str, Any] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)  # regions that do not answer
     probed: list[str] = field(default_factory=list)
+    pages: StatusPages | None = None  # None: every gateway is as the world says
     world: World = field(init=False)
     store: Store = field(init=False)
 
@@ -45,7 +46,7 @@ class Place:
         given = {"times": TIMES, "founding": contoso(), "traffic_manager": FAST} | self.options | options
         return Plane(
             self.store, self.world, name="contoso", options=PlaneOptions(**given), clock=self.store.clock, monotonic=_now, probe=self.probe,
-            pages=_Pages(self), call=Caller(),
+            pages=self.pages or _Pages(self), call=Caller(),
         )  # fmt: skip
 
     async def probe(self, target: Target, clock: Callable[[], float]) -> ProbeResult:

@@ -15,6 +15,7 @@ import pytest
 from regions import processes
 
 from lbcore.errors import ServiceError
+from lbcore.service.capacity import Gauge
 from lbcore.service.external import External
 from lbcore.service.local import Local
 from lbcore.service.model import location
@@ -232,7 +233,7 @@ async def test_local_regions_outlive_the_primary_and_keep_their_vips(local: Loca
     west = await local.carry_out(order())
     east = await local.carry_out(order(name="eastasia"))
     assert west.public_ips != east.public_ips
-    assert await says(west.gateway, "serving") == Look("serving", "westeurope", Number(1, 1))
+    assert await says(west.gateway, "serving") == Look("serving", "westeurope", Number(1, 1), capacity=Gauge(0.0, 0.0))
     again = Local(tmp_path / "regions", source=str(tmp_path / "document.json"), port=0, grace=0.2)
     assert again.process("westeurope") == local.process("westeurope")
     assert await again.carry_out(order()) == west

@@ -12,7 +12,8 @@
     tokens    who may speak to it, and as what         api       REST over a plane (FastAPI)
     plane     all of it together, what API and portal stand on    watching  the primary's own probes;  statuses: the monitor's words
     rotation_document  who is listed, for edges         reports   what edges say back;  notices: who wants to know is told
-    capacity  how much of a region works, how busy it is    traffic_manager   the profile, as the REST API takes and shows it
+    capacity  how much of a region works, how busy it is    gauges    what gateways say of that
+    traffic_manager   the profile, as the REST API takes and shows it
 
 Of the store: `database` is the file, `schema` its tables, `record` a state as text; `journal`, `revisions`, `logbook` and `tokenrows` are
 operations, configurations, history with events, and tokens.

@@ -4,6 +4,7 @@
     Profile    traffic_manager, …                                                   the Traffic Manager's document
     Rotations  store -> rotation, wait_rotation                                     who is listed, for edges
     Sight      report, edges, statuses, explain, …                                  what edges and the primary's own probes see
+    Gauges     capacities                                                           how busy gateways say that they are
 
 The store is read for every answer, so that what another process writes beside it (restore, promote, a token) holds at once. All of it is
 for one event loop; what blocks runs in threads.
@@ -34,6 +35,7 @@ from lbcore.service.body import as_body
 from lbcore.service.codes import refusal
 from lbcore.service.configuration import Tag
 from lbcore.service.facts import Facts
+from lbcore.service.gauges import Gauges
 from lbcore.service.journal import Operation
 from lbcore.service.model import Service, ServiceState
 from lbcore.service.notices import Subscription
@@ -90,7 +92,7 @@ class PlaneOptions:
 
 
 class Plane:
-    """Manage one service: its own life, and what its parts (`Wishes`, `Profile`, `Rotations`, `Sight`) offer, under one name.
+    """Manage one service: its own life, and what its parts (`Wishes`, `Profile`, `Rotations`, `Sight`, `Gauges`) offer, under one name.
 
     store: opened, and closed by whoever opened it;  provisioner: makes regions run
     name, domain: of the service, also while there is none
@@ -126,6 +128,7 @@ class Plane:
         self._sight = Sight(
             stored, rotations, edges, watching, pages=self._pages, configuration=self.configuration, clock=clock, monotonic=monotonic
         )
+        self._gauges = Gauges(rotations, self._pages, options.facts, monotonic)
         self._offer()
         self._judged: dict[str, str] = {}
         self._marks: object = None
@@ -145,6 +148,7 @@ class Plane:
         self.report, self.edges, self.network_status = sight.report, sight.edges, sight.network_status
         self.statuses, self.cause, self.endpoints, self.profile_status = sight.statuses, sight.cause, sight.endpoints, sight.profile_status
         self.explain, self.rank, self.route = sight.explain, sight.rank, sight.route
+        self.capacities = self._gauges.capacities
 
     # ===== run
 
@@ -167,6 +171,7 @@ class Plane:
             await self._found()
             for pause, work in (
                 (LOOK_AROUND, self._look_around), (JUDGE, self._judge), (0.0, self._publish), (TEND, self._tend),
+                (0.0, self._gauges.look),
             ):  # fmt: skip
                 task = asyncio.create_task(self._for_ever(pause, work))
                 stack.push_async_callback(_ended, task)

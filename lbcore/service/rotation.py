@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import httpx
 
 from lbcore.sense.monitor import STATUS_PATH
+from lbcore.service.capacity import Gauge
 from lbcore.service.logbook import clean
 from lbcore.service.model import Location, LocationState, ServiceState
 from lbcore.service.revisions import Number
@@ -50,13 +51,14 @@ class Look:
     """What a gateway says of itself on its status path.
 
     status: "serving", "disabled", "draining", "not ready"; "" = it does not answer, for the cause named
-    revision: None = it has none
+    revision: None = it has none;  capacity: how busy it was in the last minute, None = it does not say, or nothing that can be
     """
 
     status: str = ""
     region: str = ""
     revision: Number | None = None
     cause: str = ""
+    capacity: Gauge | None = None
 
 
 class Regions(Protocol):
@@ -113,7 +115,8 @@ class StatusPages:
 
     def __init__(self, *, timeout: float = 5.0, client: httpx.AsyncClient | None = None) -> None:
         self._timeout = timeout
-        self._client = client or httpx.AsyncClient(timeout=timeout, trust_env=False)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)  # however many hang, nobody waits for them
+        self._client = client or httpx.AsyncClient(timeout=timeout, trust_env=False, limits=limits)
 
     async def look(self, name: str, gateway: str) -> Look:
         """Ask a region's gateway how it is."""
@@ -140,7 +143,18 @@ class StatusPages:
 
 def _read(said: Mapping[str, Any]) -> Look:
     status, region, revision = str(said["status"]), str(said["region"]), said["revision"]
+    capacity = _gauge(said.get("capacity"))
     if revision is None:
-        return Look(status, region)
+        return Look(status, region, capacity=capacity)
     epoch, _, sequence = str(revision).partition(".")
-    return Look(status, region, Number(int(epoch), int(sequence)))
+    return Look(status, region, Number(int(epoch), int(sequence)), capacity=capacity)
+
+
+def _gauge(said: object) -> Gauge | None:
+    """Read what a gateway says of its capacity. It may say anything: what is no percentage counts as not said."""
+    average, most = (said.get("average"), said.get("maximum")) if isinstance(said, Mapping) else (None, None)
+    return Gauge(float(average), float(most)) if _percentage(average) and _percentage(most) else None
+
+
+def _percentage(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100  # NaN is neither
