@@ -93,10 +93,12 @@ def list_(there: Management, json: AsJson = False) -> None:
     if json:
         print_json({"service": there.name, "locations": rows})
         return
-    print_table(["region", "name", ">units", "zones", "state", "health", "VIPs", "gateway"], map(_row, rows))
+    print_table(["region", "name", ">units", ">busy", "zones", "state", "health", "VIPs", "gateway"], map(_row, rows))
     for row in rows:
         if row.get("reason"):
             print(f"{row['displayName']}: {row['reason']}")
+        if advice := _advice(row):
+            print(f"{row['displayName']}: {advice}")
 
 
 def _row(row: Body) -> list[object]:
@@ -104,7 +106,18 @@ def _row(row: Body) -> list[object]:
     state = row["provisioningState"] + (", disabled" if row["disableGateway"] else "")
     vips = " ".join((*row["publicIPAddresses"], *row["privateIPAddresses"]))
     zones = ",".join(row["zones"]) or "automatic"
-    return [row["displayName"], name, row["sku"]["capacity"], zones, state, row["endpointMonitorStatus"], vips, row.get("gatewayAddress")]
+    units, health, gateway = row["sku"]["capacity"], row["endpointMonitorStatus"], row.get("gatewayAddress")
+    busy = f"{row['capacity']['averagePercent']:.0f} %" if row.get("capacity") else None
+    return [row["displayName"], name, units, busy, zones, state, health, vips, gateway]
+
+
+def _advice(row: Body) -> str:
+    """Say how many units it should have, "" for those it has."""
+    said = row.get("capacity") or {}
+    if said.get("advisedUnits") in (None, row["sku"]["capacity"]):
+        return ""
+    busy = f"{said['averagePercent']:.0f} % busy in the last minute, {said['maximumPercent']:.0f} % at most"
+    return f"{said['advisedUnits']} units advised: {busy}"
 
 
 def _health(there: Management) -> dict[str, str]:

@@ -16,7 +16,7 @@ from lbcore.service.facts import AT, TOP, Facts, shown
 from lbcore.service.model import TIERS, Location, LocationState, ResourceId, Service, ServiceState, location
 from lbcore.service.rules import validate
 
-__all__ = ["accepted", "as_body", "from_body", "location_body", "patched", "rows"]
+__all__ = ["MEASURED", "accepted", "as_body", "from_body", "location_body", "patched", "rows"]
 
 Body = dict[str, Any]
 Path = tuple[str, ...]
@@ -29,6 +29,7 @@ READ_ONLY_TOP = ("id", "type", "etag")
 READ_ONLY_SERVICE = (
     "provisioningState", "targetProvisioningState", "gatewayUrl", "managementApiUrl", "portalUrl", "developerPortalUrl", "statusPath",
 )  # fmt: skip
+MEASURED = "capacity"  # of a row of GET …/locations: it moves all the time, so whatever of it is sent back is passed over
 IN_ROWS = ("name", "displayName", "primary", "provisioningState", "reason")  # for the primary they stand elsewhere, or go without saying
 PLATFORM = "lbcore"
 MAX_DEPTH = 16
@@ -143,7 +144,8 @@ class _Reader:
         self._known(body, known, "")
         here = [path[0] for path in AT.values() if path[0] not in TOP]
         own = ("domain", "virtualNetworkType", "additionalLocations")
-        self._known(properties, (*here, *own, *READ_ONLY_SERVICE, *READ_ONLY_LOCATION), "properties.")
+        self._known(properties, (*here, *own, MEASURED, *READ_ONLY_SERVICE, *READ_ONLY_LOCATION), "properties.")
+        self._measured(properties, "properties.")
         self._name(body, name)
         tier = self._text(self._table(body, ("sku",)), "name", "sku.", "Premium")
         return Service(
@@ -170,7 +172,8 @@ class _Reader:
         for index, row in enumerate(rows):
             prefix = f"{where}[{index}]."
             if isinstance(row, Mapping):
-                self._known(row, (*(path[0] for path in AT.values()), *READ_ONLY_LOCATION), prefix)
+                self._known(row, (*(path[0] for path in AT.values()), MEASURED, *READ_ONLY_LOCATION), prefix)
+                self._measured(row, prefix)
                 self._same(row, self._row(row), READ_ONLY_LOCATION, prefix)
                 found.append(self._location(row, prefix, tier))
             else:
@@ -243,6 +246,12 @@ class _Reader:
             if value not in (None, "", [], now.get(key)):
                 was = "it is not set yet" if key not in now else f"it is {shown(now[key])}"
                 self._wrong("ReadOnlyProperty", f"{key} is read-only: {was}, got {shown(value)}", prefix + key)
+
+    def _measured(self, body: Mapping[str, Any], prefix: str) -> None:
+        """Refuse what looks like a number of units in the wrong place."""
+        value = body.get(MEASURED)
+        if value is not None and not isinstance(value, Mapping):
+            self._wrong("ReadOnlyProperty", f"{MEASURED} is measured, units are sku.capacity; got {shown(value)}", prefix + MEASURED)
 
     def _wrong(self, code: str, message: str, target: str) -> None:
         violation = Violation(code, message, target)

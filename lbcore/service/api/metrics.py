@@ -59,6 +59,7 @@ def _seen(plane: Plane) -> Iterator[Metric]:
     statuses = plane.statuses()
     shown = {(name, each): now == each for name, now in statuses.items() for each in STATUSES}
     yield gauge("lbcore_endpoint_monitor_status", "1: the word that the profile has for the region", ("region", "status"), shown)
+    yield from _capacity(plane)
     ages = {(one.edge,): max(0.0, plane.now - one.received) for one in plane.edges()}
     yield gauge("lbcore_edge_report_age_seconds", "How long ago an edge reported", ("edge",), ages)
     if rotation is not None:
@@ -66,6 +67,16 @@ def _seen(plane: Plane) -> Iterator[Metric]:
         yield gauge("lbcore_rotation", "Number of the rotation", ("part",), {("epoch",): epoch, ("sequence",): sequence})
         behind = {(one.edge,): one.rotation is None or one.rotation < rotation.number for one in plane.edges()}
         yield gauge("lbcore_edge_behind", "1: the edge does not follow this rotation yet", ("edge",), behind)
+
+
+def _capacity(plane: Plane) -> Iterator[Metric]:
+    known = plane.capacities()
+    percent = {(name, "average"): one.gauge.average for name, one in known.items()}
+    percent |= {(name, "maximum"): one.gauge.maximum for name, one in known.items()}
+    yield gauge("lbcore_location_capacity_percent", "How full a region's units were in the last minute, as its gateway says",
+                ("region", "of"), percent)  # fmt: skip
+    advised = {(name,): one.advised for name, one in known.items() if one.advised is not None}
+    yield gauge("lbcore_location_advised_units", "How many units a region should have", ("region",), advised)
 
 
 def _configuration(plane: Plane, latest: Revision | None) -> Iterator[Metric]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
-    "Backups", "Canceled", "Configuration", "Disable", "Endpoint", "Endpoints", "Entry", "ErrorAnswer", "ErrorBody", "Event",
+    "Backups", "Canceled", "Capacity", "Configuration", "Disable", "Endpoint", "Endpoints", "Entry", "ErrorAnswer", "ErrorBody", "Event",
     "Events", "Explanation", "Failover", "HandedOver", "Health", "History", "IssuedToken", "Location", "LocationWish",
     "Locations", "MadeBackup", "Network", "NetworkOne", "NetworkStatus", "NewToken", "Operation", "Operations", "Order", "OrderAnswer",
     "Orders", "Plan", "Promote", "Published",
@@ -63,8 +63,16 @@ class Sku(_Answer):
     capacity: int
 
 
+class Capacity(_Answer):
+    """How full a location's units were in the last minute, 0 to 100. advisedUnits: null while it gets another number of them"""
+
+    averagePercent: float
+    maximumPercent: float
+    advisedUnits: int | None
+
+
 class Location(_Answer):
-    """One row of the Locations table: what is wanted and what runs."""
+    """One row of the Locations table: what is wanted and what runs. capacity: null when its gateway has not said it for a minute"""
 
     name: str
     displayName: str
@@ -77,6 +85,7 @@ class Location(_Answer):
     privateIPAddresses: list[str]
     previousPublicIPAddresses: list[str]
     gatewayRegionalUrl: str
+    capacity: Capacity | None
 
 
 class Locations(_Answer):

@@ -11,7 +11,7 @@ from lbcore.errors import ServiceError
 from lbcore.region import canonical
 from lbcore.service.api import models
 from lbcore.service.api.calls import OPERATE, OWN, READ, Book, Call, accepted, conditional, member, quoted, when
-from lbcore.service.body import location_body, rows
+from lbcore.service.body import MEASURED, location_body, rows
 from lbcore.service.facts import skus
 from lbcore.service.journal import Operation
 from lbcore.service.plan import Plan
@@ -95,7 +95,7 @@ async def list_locations(name: str, call: Call) -> Response:
     """Give the Locations table: every location, the primary's first."""
     call.named(name)
     state = await call.plane.state()
-    return conditional(call, {"value": rows(state)}, state.etag)
+    return conditional(call, {"value": [_measured(call, row) for row in rows(state)]}, state.etag)
 
 
 @book("GET", LOCATION, READ, {200: models.Location, 304: None}, headers=("If-None-Match",))
@@ -107,7 +107,7 @@ async def get_location(name: str, location: str, call: Call) -> Response:
     row = there.get(canonical(location))
     if row is None:
         row = location_body(state, state.service.get(location))  # which says what is near
-    return conditional(call, row, state.etag)
+    return conditional(call, _measured(call, row), state.etag)
 
 
 @book("PUT", LOCATION, OPERATE, SAVED, body=models.LocationWish, headers=SWITCHES)
@@ -240,6 +240,15 @@ def _switches(call: Call, acknowledged: bool, force: bool) -> Body:
         "who": call.who, "why": call.why, "force": force or call.flag("force"),
         "acknowledged": acknowledged or call.flag("acknowledgeVipChange"),
     }  # fmt: skip
+
+
+def _measured(call: Call, row: Body) -> Body:
+    """Give a row with how busy its gateway is: no part of what is wanted, nor of the ETag."""
+    one = call.plane.capacities().get(row["name"])
+    if one is None:
+        return row | {MEASURED: None}
+    said = {"averagePercent": one.gauge.average, "maximumPercent": one.gauge.maximum, "advisedUnits": one.advised}
+    return row | {MEASURED: said}
 
 
 def _saved(call: Call, saved: Saved, body: Body) -> Response:
