@@ -19,6 +19,7 @@ from typing import Any
 
 from lbcore.decision import Candidate, Decision
 from lbcore.region import catalogue
+from lbcore.service.capacity import Gauge
 from lbcore.service.portal import HEADERS, event, files, part, render
 from lbcore.service.portal import views as v
 from lbcore.service.portal.charts import Series
@@ -99,11 +100,12 @@ def locations(*, operation: v.Progress | None = None, mode: str = "None") -> v.S
     rows = (
         v.LocationRow(
             Draft("West US 2", units=2, subnet=subnet), "West US 2", True, status="Online", zones_available=3, public_ips=("192.0.2.10",),
-            url="https://contoso-westus2-01.regional.test",
+            capacity=Gauge(72.4, 88.0), advised=3, url="https://contoso-westus2-01.regional.test",
         ),
         v.LocationRow(
             Draft("West Europe", units=3, zones=("1", "2", "3"), subnet=subnet, carried={"geo": {"lat": 52.37, "lon": 4.9}}),
             "West Europe", status="Online", zones_available=3, public_ips=("192.0.2.20",), previous_public_ips=("192.0.2.21",),
+            capacity=Gauge(42.0, 70.1),
         ),
         v.LocationRow(
             Draft("East Asia", units=1, disable_gateway=True, subnet=subnet), "East Asia", provisioning_state="Failed",

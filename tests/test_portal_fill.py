@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,9 @@ from showing import PAGE
 
 from lbcore.errors import ServiceError
 from lbcore.service.body import accepted, as_body, patched
+from lbcore.service.capacity import Gauge
 from lbcore.service.facts import Facts
+from lbcore.service.gauges import Capacity
 from lbcore.service.journal import Operation
 from lbcore.service.model import Location, LocationState, ResourceId, ServiceState, location, new_service
 from lbcore.service.plan import plan as plan_of
@@ -45,6 +48,16 @@ def networked() -> ServiceState:
     subnet = ResourceId.subnet(SUBNET.format("e"))
     europe = location("West Europe", units=3, zones=("1", "2", "3"), subnet=subnet, subnet_location="westeurope")
     return running(europe, mode="External")
+
+
+def test_a_row_says_how_busy_its_region_is_and_what_to_do_where_that_is_something() -> None:
+    busy = {"westus2": Capacity(Gauge(72.4, 88.0), 3), "westeurope": Capacity(Gauge(42.0, 70.1), 3)}
+    view = fill.scale_and_pricing(running(location("West Europe", units=3), location("East Asia")), capacities=busy)
+    assert [(row.capacity, row.advised) for row in view.rows] == [(Gauge(72.4, 88.0), 3), (Gauge(42.0, 70.1), None), (None, None)]
+    shown = render(PAGE, view)
+    assert faults(shown) == []
+    words = re.findall(r'<span class="busy[^>]*>(.*?)</span>', shown)
+    assert words == ["72 % busy (most 88 %)", "3 units advised", "42 % busy (most 70 %)"]
 
 
 def sent(state: ServiceState, change: Any = lambda rows: rows) -> ServiceState:

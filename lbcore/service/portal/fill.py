@@ -11,14 +11,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lbcore.errors import ServiceError
-from lbcore.region import catalogue
+from lbcore.region import canonical, catalogue
 from lbcore.service import model
 from lbcore.service import plan as plans
 from lbcore.service import traffic_manager as profiles
 from lbcore.service.facts import Facts
+from lbcore.service.gauges import Capacity
 from lbcore.service.journal import Operation
 from lbcore.service.portal import views
 from lbcore.service.portal.form import Draft
@@ -40,10 +42,10 @@ FIELDS = {
 
 def scale_and_pricing(
     state: model.ServiceState, facts: Facts | None = None, *, statuses: Mapping[str, str] | None = None,
-    operation: views.Progress | None = None, notices: Sequence[views.Notice] = (),
+    capacities: Mapping[str, Capacity] | None = None, operation: views.Progress | None = None, notices: Sequence[views.Notice] = (),
 ) -> views.ScaleAndPricing:  # fmt: skip
-    """Give the page of a service. statuses: of the endpoints' monitors, by region's name."""
-    service, seen = state.service, statuses or {}
+    """Give the page of a service. statuses: of the endpoints' monitors, by region's name;  capacities: likewise, of their gateways"""
+    service, seen, busy = state.service, statuses or {}, capacities or {}
     wanted = {each.name for each in service.locations}
     rows = [_row(state, each, seen.get(each.name, "")) for each in service.locations]
     rows += [
@@ -53,7 +55,8 @@ def scale_and_pricing(
     ]
     used = wanted | set(state.states)
     return views.ScaleAndPricing(
-        etag=state.etag, tier=service.tier, tiers=_tiers(facts or Facts()), network_mode=service.network_mode, rows=tuple(rows),
+        etag=state.etag, tier=service.tier, tiers=_tiers(facts or Facts()), network_mode=service.network_mode,
+        rows=tuple(_busy(row, busy.get(canonical(row.draft.name))) for row in rows),
         offers=tuple(
             views.Offer(one.name, one.display_name, one.provider, one.zones) for one in catalogue().values() if one.name not in used
         ),
@@ -79,6 +82,13 @@ def _row(state: model.ServiceState, each: model.Location, status: str, *, leavin
         zones_available=known.zones if known else 1, public_ips=runs.public_ips, private_ips=runs.private_ips,
         previous_public_ips=runs.previous_public_ips,
     )  # fmt: skip
+
+
+def _busy(row: views.LocationRow, known: Capacity | None) -> views.LocationRow:
+    """Add how busy a region is, and what to do about it where that is something."""
+    if known is None:
+        return row
+    return replace(row, capacity=known.gauge, advised=known.advised if known.advised != row.draft.units else None)
 
 
 def _carried(each: model.Location) -> dict[str, Any]:

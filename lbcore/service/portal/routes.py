@@ -138,7 +138,9 @@ class Portal:
         now = time.time()
         fresh = [one for one in newest if one.status == "InProgress" or now - one.updated < SHOWN_AS_OVER]
         progress = fill.progress(fresh[0], state, now) if fresh else None
-        return fill.scale_and_pricing(state, plane.facts, statuses=plane.statuses(), operation=progress)
+        return fill.scale_and_pricing(
+            state, plane.facts, statuses=plane.statuses(), capacities=plane.capacities(), operation=progress
+        )  # fmt: skip
 
     async def plan(self, asked: Asked) -> Response:
         """Show what Save would do."""

@@ -21,6 +21,7 @@ from datetime import datetime
 from typing import Literal
 
 from lbcore.decision import Decision
+from lbcore.service.capacity import Gauge
 from lbcore.service.portal.charts import Series
 from lbcore.service.portal.form import Draft
 from lbcore.service.portal.map import Flow, Site
@@ -182,6 +183,7 @@ class LocationRow:
 
     draft: what is wanted, and whether that is a draft;  leaving: it is no longer wanted, and not gone yet
     url: of its gateway;  reason: of a failure;  status: of its endpoint's monitor, "" = none yet
+    capacity: how busy its gateway is, percent, None = it does not say;  advised: units that it should have, None = those it has
     """
 
     draft: Draft
@@ -196,6 +198,8 @@ class LocationRow:
     public_ips: tuple[str, ...] = ()
     private_ips: tuple[str, ...] = ()
     previous_public_ips: tuple[str, ...] = ()
+    capacity: Gauge | None = None
+    advised: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
