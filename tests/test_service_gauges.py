@@ -21,6 +21,7 @@ from proxying import OK, Reader, Writer, origin, read_request
 from regions import Regions
 from syncing import in_virtual_time
 
+from lbcore.http.forward import Timeouts
 from lbcore.http.gateway import Units
 from lbcore.service import gauges
 from lbcore.service.capacity import Gauge
@@ -164,6 +165,20 @@ def test_nothing_is_advised_while_another_number_of_units_is_deployed(tmp_path: 
     watched(tmp_path, work)
 
 
+def test_fewer_units_are_advised_after_a_minute_with_those_there_are(tmp_path: Path) -> None:
+    async def work(gateways: Gateways, plane: Plane) -> None:
+        saved = await plane.patch({"sku": {"capacity": 3}}, who="ann", if_match="*")
+        assert await done(plane, saved) == "Succeeded"
+        gateways.says["westus2"] = {"average": 1.0, "maximum": 2.0}
+        await plane.refresh()
+        await asyncio.sleep(EVERY)
+        assert plane.capacities()["westus2"] == Capacity(Gauge(1.0, 2.0), 3)
+        await asyncio.sleep(FRESH)
+        assert plane.capacities()["westus2"] == Capacity(Gauge(1.0, 2.0), 2)
+
+    watched(tmp_path, work)
+
+
 @pytest.mark.parametrize(("most", "advised"), [(1, 1), (2, 2)])
 def test_no_more_is_advised_than_the_tier_has(tmp_path: Path, most: int, advised: int) -> None:
     async def main() -> None:
@@ -212,8 +227,9 @@ async def test_load_on_a_gateway_is_seen_at_the_primary_with_what_to_do(tmp_path
         await release.wait()
         writer.write(OK)
 
-    units = Units(concurrency=4)  # the plane is the first to end: it closes the connections over which it looks
-    async with origin(slow) as there, serving(document(there.url), "westus2", units=units) as served, desk_of(tmp_path) as desk:
+    options = {"units": Units(concurrency=4), "timeouts": Timeouts()}
+    # the plane is the first to end: it closes the connections over which it looks
+    async with origin(slow) as there, serving(document(there.url), "westus2", **options) as served, desk_of(tmp_path) as desk:
         page = f"http://127.0.0.1:{served.port}"
         monkeypatch.setattr(desk.fleet, "look", lambda name, gateway: StatusPages.look(desk.fleet, name, page))
         await until(lambda: said(desk))

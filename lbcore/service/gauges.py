@@ -23,7 +23,11 @@ FRESH = 60.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How busy a region is. advised: units that it should have; None while it gets another number of them, and when it is leaving"""
+    """How busy a region is.
+
+    advised: units that it should have, fewer only after a minute with those it has; None while it gets another number of them, and when
+    it is leaving
+    """
 
     gauge: Gauge
     advised: int | None
@@ -32,8 +36,10 @@ class Capacity:
 @dataclass(frozen=True, slots=True)
 class _Said:
     gateway: str
+    units: int
     gauge: Gauge
     at: float
+    since: float  # it has said something, with these units
 
 
 class Gauges:
@@ -55,8 +61,13 @@ class Gauges:
 
     async def _ask(self, name: str, gateway: str) -> None:
         look = await self._pages.look(name, gateway)
-        if look.capacity is not None and look.region == name:
-            self._said[name] = _Said(gateway, look.capacity, self._clock())
+        state = self._rotations.known.state
+        runs = state.of(name).deployed if state else None
+        if look.capacity is None or look.region != name or runs is None:
+            return
+        now, before = self._clock(), self._said.get(name)
+        same = before is not None and (before.gateway, before.units) == (gateway, runs.units)
+        self._said[name] = _Said(gateway, runs.units, look.capacity, now, before.since if before and same else now)
 
     def _gateways(self) -> dict[str, str]:
         state = self._rotations.known.state
@@ -66,14 +77,16 @@ class Gauges:
         """Give how busy the regions are of which that is known, by name."""
         state, gateways, oldest = self._rotations.known.state, self._gateways(), self._clock() - FRESH
         return {
-            name: Capacity(said.gauge, self._advised(state, name, said.gauge))
+            name: Capacity(said.gauge, self._advised(state, name, said))
             for name, said in self._said.items()
             if state is not None and said.at >= oldest and said.gateway == gateways.get(name)
         }
 
-    def _advised(self, state: ServiceState, name: str, gauge: Gauge) -> int | None:
+    def _advised(self, state: ServiceState, name: str, said: _Said) -> int | None:
         wanted = next((each for each in state.service.locations if each.name == name), None)
         runs = state.of(name).deployed
         if wanted is None or runs is None or runs.units != wanted.units:
             return None
-        return advice(gauge, wanted, self._facts.most_units(TIERS[state.service.tier]))
+        advised = advice(said.gauge, wanted, self._facts.most_units(TIERS[state.service.tier]))
+        young = said.units != runs.units or said.at - said.since < FRESH  # nobody has come yet, or it speaks of the units before
+        return max(advised, runs.units) if young else advised
