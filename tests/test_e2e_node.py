@@ -29,7 +29,12 @@ async def everything(folder: Path) -> AsyncIterator[Lab]:
         with lab.primary.file.open("a") as file:
             file.write(f'[http]\nlisten = "{lab.host}:8080"\n[dns]\nlisten = "{lab.host}:5300"\n')
         await lab.start()
+        await until(lambda: serves(lab), "its own front door and DNS follow")
         yield lab
+
+
+async def serves(lab: Lab) -> bool:
+    return (await lab.get(edge="primary")).status_code == 200 and bool(await lab.dns(UK, "primary"))
 
 
 async def answers(lab: Lab, region: str) -> bool:
@@ -55,6 +60,6 @@ async def test_its_management_process_may_die_alone_and_is_replaced_while_the_ot
         (serving,) = lab.primary.events("ready")
         (pid,) = serving["serving"]["management"]["workers"]
         os.kill(pid, signal.SIGKILL)
-        assert (await lab.get(edge="primary")).status_code == 200 and await lab.dns(UK, "primary")
+        assert await serves(lab)
         await until(lambda: lab.reachable(), "the management plane is back")
         assert (await lab.save("westeurope"))["status"] == "Succeeded"
