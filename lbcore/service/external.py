@@ -127,7 +127,7 @@ class _Call(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if len(self._out) <= _MOST_BYTES:
             self._out += data
-        else:
+        if len(self._out) > _MOST_BYTES:
             self._printed.set()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
