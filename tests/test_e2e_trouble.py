@@ -10,7 +10,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +213,13 @@ class Sites:
         for number, name in enumerate(self.names):
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str = name) -> None:
-                with suppress(OSError, asyncio.IncompleteReadError):
+                try:
                     while True:
                         await self._answer(name, await reader.readuntil(b"\r\n\r\n"), writer)
-                writer.close()
+                except (OSError, asyncio.IncompleteReadError):
+                    pass
+                finally:  # also when the test ends before its client: it would be garbage in another test
+                    writer.transport.abort()
 
             server = await asyncio.start_server(serve, "127.0.0.1", 0)
             self._servers.append(server)
